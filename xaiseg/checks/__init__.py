@@ -1,0 +1,1 @@
+"""One file per question; the registry is in :mod:`xaiseg.checks.base`."""

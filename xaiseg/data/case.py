@@ -1,0 +1,103 @@
+"""The words of the data layer: a case, a reference to one, and a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class CaseRef:
+    """Where one case lies; small, picklable, and all that a worker receives.
+
+    Attributes:
+        id: unique within the data set; never a path outside it.
+        image: path of the image (or what the reader needs to make it).
+        reference: path of the reference mask, or None.
+        reader2: path of a second reader's mask, or None.
+        cluster: the independent unit (patient, site, flight).
+        strata: factor -> level, as text.
+        spacing_mm: (row, column) pixel size in millimetres, or None when unknown.
+        extra: what else the reader needs (slice index, annotation ids, ...).
+    """
+
+    id: str
+    image: str
+    reference: str | None = None
+    reader2: str | None = None
+    cluster: str = ""
+    strata: Mapping[str, str] = field(default_factory=dict)
+    spacing_mm: tuple[float, float] | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image with its reference annotation, loaded.
+
+    Attributes:
+        ref: where it came from.
+        image: (C, H, W) float32 in the subject's declared range.
+        reference: (H, W) uint8 class indices; 255 = ignore; None when there is no annotation.
+        reader2: (H, W) uint8 class indices of a second reader, or None.
+        boxes: (N, 5) float32 xyxy pixels and class index for detection data, or None.
+    """
+
+    ref: CaseRef
+    image: np.ndarray
+    reference: np.ndarray | None = None
+    reader2: np.ndarray | None = None
+    boxes: np.ndarray | None = None
+
+    @property
+    def id(self) -> str:
+        """The case's name."""
+        return self.ref.id
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return self.image.shape[1], self.image.shape[2]
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """What the subject expects of an image: channels, value range and classes of the reference."""
+
+    channels: int
+    value_range: tuple[float, float] = (0.0, 1.0)
+    classes: tuple[str, ...] = ("background", "foreground")
+    max_pixels: int = 50_000_000
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The cases of one entry of ``data:`` in model.yaml.
+
+    Attributes:
+        name: test, train, validation, calibration, members or nonmembers.
+        reader: name of the reader that loads the cases.
+        cases: sorted by id.
+        cluster_column: the column that gave the clusters, or None when images are assumed independent.
+        strata: the declared factors, in order.
+        list_sha256: digest of ids, paths, clusters and strata.
+        source: the data folder or description, as written by the user.
+        generated: True for phantoms; the report then reads "demonstration on generated images".
+    """
+
+    name: str
+    reader: str
+    cases: tuple[CaseRef, ...]
+    cluster_column: str | None
+    strata: tuple[str, ...]
+    list_sha256: str
+    source: str
+    generated: bool = False
+
+    @property
+    def n_clusters(self) -> int:
+        """Number of independent units."""
+        return len({case.cluster for case in self.cases})
