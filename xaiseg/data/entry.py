@@ -1,0 +1,64 @@
+"""One entry under ``data:`` of model.yaml: which reader, which files, which columns."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class PhantomEntry(BaseModel):
+    """A generated set; see :class:`xaiseg.data.phantoms.PhantomSpec`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    split: Literal["train", "validation", "test"] = Field("test", description="splits never share a patient")
+    patients: Annotated[int, Field(ge=1)] | None = Field(None, description="null = the split's own number")
+    lesion_free: Annotated[int, Field(ge=0)] | None = Field(None, description="null = a quarter of the patients")
+    seed: Annotated[int, Field(ge=0)] = 0
+    size: tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=32)]] = (144, 176)
+
+
+class DataEntry(BaseModel):
+    """Where the cases of one entry lie and which columns describe them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reader: str = Field("folder", description="folder, coco, nifti, dicom, phantom, or a third party's")
+    path: str | None = Field(None, description="a folder with images/, masks/ and perhaps meta.csv, as it stands")
+    images: str | None = Field(None, description="folder of the images, when it is not path/images")
+    masks: str | None = Field(None, description="folder of the masks, when it is not path/masks")
+    masks_reader2: str | None = Field(None, description="folder of a second reader's masks: the ceiling")
+    annotations: str | None = Field(None, description="COCO JSON file, when it is not path/annotations.json")
+    meta: str | tuple[str, ...] | None = Field(None, description="CSV or Parquet sidecars with a column id, merged")
+    where: dict[str, str | int | float | bool] = Field(default_factory=dict, description="keep rows with these values")
+    cluster: str | None = Field(None, description="column of the independent unit (patient, site, flight)")
+    strata: tuple[str, ...] = Field((), description="columns of declared subgroups")
+    labels: dict[int, int] | None = Field(None, description="mask value -> class index; other values are refused")
+    spacing_mm: float | tuple[float, float] | str | None = Field(
+        None, description="pixel size in mm: a number, [row, column], or the column that holds it"
+    )
+    phantom: PhantomEntry | None = Field(None, description="for the reader phantom")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _phantoms_have_patients(cls, values: Any) -> Any:
+        """Generated patients are known, so they are the clusters unless the entry says otherwise."""
+        if isinstance(values, dict) and values.get("reader") == "phantom":
+            return {"phantom": {}, "cluster": "patient", **values}
+        return values
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> DataEntry:
+        if self.reader == "phantom":
+            return self
+        if self.phantom is not None:
+            raise ValueError("`phantom:` belongs to the reader phantom")
+        if self.path is None and self.images is None:
+            raise ValueError(f"the reader {self.reader} needs `path:` or `images:`")
+        return self
+
+    @property
+    def sidecars(self) -> tuple[str, ...] | None:
+        """The sidecar files as a tuple, or None when the entry names none."""
+        return (self.meta,) if isinstance(self.meta, str) else self.meta

@@ -1,0 +1,141 @@
+"""Sidecar tables: one row a case, columns for cluster, strata, spacing and filters."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from xaiseg.data.entry import DataEntry
+from xaiseg.errors import UsageError, did_you_mean
+
+Rows = dict[str, dict[str, str]]
+
+
+def read_sidecars(paths: Sequence[Path]) -> Rows:
+    """Rows of CSV or Parquet files by the column ``id``; later files add columns.
+
+    Raises:
+        UsageError: a file is missing or unreadable, has no column id, or names an id twice.
+    """
+    merged: Rows = {}
+    for path in paths:
+        for id, row in _read(path).items():
+            merged.setdefault(id, {}).update(row)
+    return merged
+
+
+def _read(path: Path) -> Rows:
+    if not path.is_file():
+        raise UsageError("this sidecar is missing", where=path)
+    rows: Rows = {}
+    for number, row in enumerate(_parquet(path) if path.suffix.lower() == ".parquet" else _csv(path), start=2):
+        if "id" not in row:
+            raise UsageError("the sidecar has no column 'id'", where=path, got=", ".join(row))
+        id = row.pop("id")
+        if id in rows:
+            raise UsageError(f"the id '{id}' stands twice", where=f"{path}:{number}")
+        rows[id] = row
+    return rows
+
+
+def _csv(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as handle:
+            return [
+                {key: value or "" for key, value in row.items() if key is not None} for row in csv.DictReader(handle)
+            ]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"this sidecar cannot be read ({error})", where=path, allowed="CSV in UTF-8") from error
+
+
+def _parquet(path: Path) -> list[dict[str, str]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise UsageError(f"this sidecar cannot be read ({error})", where=path) from error
+    return [{key: text(value) for key, value in row.items()} for row in table]
+
+
+def text(value: Any) -> str:
+    """A value as it would stand in a CSV file.
+
+    >>> text(True), text(None), text(3.0), text("B")
+    ('true', '', '3.0', 'B')
+    """
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def keep(row: Mapping[str, str], where: Mapping[str, Any]) -> bool:
+    """Whether a row has all wanted values; numbers compare as numbers.
+
+    >>> keep({"part": "test", "age": "41.0"}, {"part": "test", "age": 41})
+    True
+    """
+    return all(_same(row.get(column, ""), wanted) for column, wanted in where.items())
+
+
+def _same(held: str, wanted: Any) -> bool:
+    if isinstance(wanted, int | float) and not isinstance(wanted, bool):
+        try:
+            return float(held) == wanted
+        except ValueError:
+            return False
+    return held.lower() == text(wanted) if isinstance(wanted, bool) else held == text(wanted)
+
+
+def wanted_columns(entry: DataEntry) -> tuple[str, ...]:
+    """The columns that an entry names."""
+    spacing = (entry.spacing_mm,) if isinstance(entry.spacing_mm, str) else ()
+    cluster = (entry.cluster,) if entry.cluster else ()
+    return (*cluster, *entry.strata, *spacing, *entry.where)
+
+
+def require_columns(entry: DataEntry, columns: Sequence[str], source: object) -> None:
+    """Refuses an entry that names a column which the tables do not have.
+
+    Raises:
+        UsageError: naming the column, with a hint.
+    """
+    for column in wanted_columns(entry):
+        if column not in columns:
+            hint = did_you_mean(column, columns) if columns else "There is no sidecar table; name one under meta:"
+            raise UsageError(f"there is no column '{column}'", where=source, then=hint)
+
+
+def described(entry: DataEntry, id: str, row: Mapping[str, str], source: object) -> dict[str, Any]:
+    """Cluster, strata and spacing of one case, as fields of a CaseRef.
+
+    Raises:
+        UsageError: an empty cluster, or a spacing that is no positive number.
+    """
+    cluster = row[entry.cluster] if entry.cluster else id
+    if not cluster:
+        raise UsageError(f"the case '{id}' has no {entry.cluster}", where=source)
+    return {
+        "cluster": cluster,
+        "strata": {factor: row[factor] for factor in entry.strata},
+        "spacing_mm": _spacing(entry, id, row, source),
+    }
+
+
+def _spacing(entry: DataEntry, id: str, row: Mapping[str, str], source: object) -> tuple[float, float] | None:
+    wanted = entry.spacing_mm
+    if wanted is None:
+        return None
+    if isinstance(wanted, str):
+        try:
+            pair = (float(row[wanted]),) * 2
+        except ValueError as error:
+            raise UsageError(f"the spacing of '{id}' is no number", where=source, got=row[wanted]) from error
+    else:
+        pair = wanted if isinstance(wanted, tuple) else (wanted, wanted)
+    if min(pair) <= 0:
+        raise UsageError(f"the spacing of '{id}' is not positive", where=source, got=pair)
+    return float(pair[0]), float(pair[1])
