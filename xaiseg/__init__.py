@@ -1,3 +1,25 @@
-"""xaiseg audits image segmentation and detection models."""
+"""xaiseg audits image segmentation and detection models.
+
+>>> import xaiseg
+>>> sorted(name for name in xaiseg.__all__ if name != "__version__")
+['Audit', 'audit']
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+__all__ = ["Audit", "__version__", "audit"]
+
+if TYPE_CHECKING:
+    from xaiseg.pipeline import Audit, audit
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when asked for, so that `xaiseg --help` does not wait for torch.
+    if name in ("Audit", "audit"):
+        from xaiseg import pipeline
+
+        return getattr(pipeline, name)
+    raise AttributeError(f"module 'xaiseg' has no attribute {name!r}")

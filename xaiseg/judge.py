@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any, Final
 
-from xaiseg.protocol import Requirement
+from xaiseg.deciding import Cap, Ruling, capped, caps_of, rule
+from xaiseg.estimate import Estimate
+from xaiseg.protocol import Protocol, Requirement
+from xaiseg.sentences import sentence
 
 
 class Verdict(Enum):
@@ -68,3 +75,249 @@ class Overall:
     sentence: str
     exit_code: int
     caveats: tuple[str, ...] = ()
+
+
+_VERDICTS: Final = {
+    "pass": Verdict.PASS,
+    "fail": Verdict.FAIL,
+    "insufficient": Verdict.INSUFFICIENT,
+    "not_run": Verdict.NOT_RUN,
+}
+
+
+def judge(
+    protocol: Protocol,
+    estimates: Sequence[Estimate],
+    *,
+    facts: Mapping[str, Any],
+    crashed: Mapping[str, str],
+    not_run: Mapping[str, str],
+    caps: Sequence[Cap] = (),
+    allow_insufficient: bool = False,
+) -> tuple[list[Finding], Overall]:
+    """Decides every requirement of a protocol, and the audit.
+
+    Args:
+        protocol: the protocol.
+        estimates: all estimates of the run, made at the protocol's alpha.
+        facts: what the plan knows (see :class:`~xaiseg.checks.base.Tables`), and "limit", "cluster_repeated",
+            "cluster_column", "threshold_chosen_on", "protocol_sha256_at_plan", "looks_taken", "n_clusters", "n_failed".
+        crashed: check -> what happened.
+        not_run: check -> why it could not run and what to supply.
+        caps: reasons to hold back PASS and FAIL besides those that follow from the facts.
+        allow_insufficient: exit code 0 in place of 3.
+
+    Returns:
+        One finding a requirement, in order, and the verdict of the audit.
+    """
+    held_back = (*caps_of(facts, protocol.decision), *caps)
+    pairs = []
+    for requirement in protocol.requires:
+        bound = _raised(requirement, facts)
+        prior = _before_ruling(bound, facts, crashed, not_run)
+        if prior is None:
+            ruling = capped(rule(bound, protocol, estimates, facts), bound, held_back)
+        else:
+            ruling = Ruling("not_run", prior[1])
+        verdict = prior[0] if prior is not None else _VERDICTS[ruling.word]
+        pairs.append((_finding(bound, protocol, verdict, ruling, facts), ruling))
+    overall = _overall(pairs, facts, allow_insufficient=allow_insufficient)
+    caveats = _caveats(protocol, pairs, estimates, facts, crashed, held_back)
+    if allow_insufficient and overall.verdict is Verdict.INSUFFICIENT:
+        caveats.append("insufficient evidence was allowed: the exit code is 0 in place of 3")
+    return [finding for finding, _ in pairs], replace(overall, caveats=tuple(caveats))
+
+
+def _raised(requirement: Requirement, facts: Mapping[str, Any]) -> Requirement:
+    """A fact that nobody recorded raises the severity too: what is unknown must not soften a verdict."""
+    if requirement.gate_when and _holds(requirement.gate_when, facts) is not False:
+        return replace(requirement, severity="gate")
+    return requirement
+
+
+def _holds(condition: str, facts: Mapping[str, Any]) -> bool | None:
+    name = condition.removeprefix("not ")
+    value = facts.get(name)
+    return None if value is None else bool(value) != condition.startswith("not ")
+
+
+def _before_ruling(
+    requirement: Requirement, facts: Mapping[str, Any], crashed: Mapping[str, str], not_run: Mapping[str, str]
+) -> tuple[Verdict, str] | None:
+    """Verdict and reason where no estimate needs to be looked at."""
+    if requirement.applies_when:
+        said = requirement.applies_when.replace("_", " ")
+        holds = _holds(requirement.applies_when, facts)
+        if holds is None:
+            return Verdict.NOT_RUN, f"the run does not record whether this holds: {said}"
+        if not holds:
+            return Verdict.NOT_APPLICABLE, f"it applies only when this holds: {said}"
+    if requirement.check in crashed:
+        return Verdict.ERROR, f"the check {requirement.check} crashed: {crashed[requirement.check]}"
+    if requirement.check in not_run:
+        return Verdict.NOT_RUN, not_run[requirement.check]
+    return None
+
+
+def _finding(
+    requirement: Requirement, protocol: Protocol, verdict: Verdict, ruling: Ruling, facts: Mapping[str, Any]
+) -> Finding:
+    return Finding(
+        requirement=requirement,
+        verdict=verdict,
+        sentence=sentence(requirement, protocol.checks[requirement.check].params),
+        reason=ruling.reason,
+        estimate_id=ruling.estimate.id if ruling.estimate is not None else None,
+        members=ruling.members,
+        failing=ruling.failing,
+        leans=ruling.leans if verdict is Verdict.INSUFFICIENT else "",
+        more=_more(ruling, facts),
+        capped=ruling.capped,
+    )
+
+
+def _more(ruling: Ruling, facts: Mapping[str, Any]) -> str:
+    if ruling.more is not None and ruling.at_least:
+        return f"at least {ruling.more} more {unit(facts, ruling.more)} would be needed"
+    if ruling.more is not None:
+        return f"about {ruling.more} more {unit(facts, ruling.more)} would settle it"
+    return "sits on the bound" if ruling.on_bound else ""
+
+
+def unit(facts: Mapping[str, Any], count: int) -> str:
+    """The independent unit in words: "patient" or "patients", "image" where none is declared.
+
+    >>> unit({"cluster_column": "patient_id"}, 2), unit({"cluster_declared": False}, 1), unit({}, 2)
+    ('patients', 'image', 'clusters')
+    """
+    column = str(facts.get("cluster_column") or "").lower()
+    word = re.sub(r"[_\- ]?(id|number|no|name)$", "", column).replace("_", " ").strip()
+    if not word:
+        word = "cluster" if facts.get("cluster_declared", True) else "image"
+    if count == 1:
+        return word
+    if word.endswith(("s", "x", "ch", "sh")):
+        return word + "es"
+    return re.sub(r"(?<![aeiou])y$", "ie", word) + "s"
+
+
+# --- the audit -------------------------------------------------------------------------------------------------------
+
+_RANK: Final = (Verdict.FAIL, Verdict.ERROR, Verdict.INSUFFICIENT, Verdict.NOT_RUN, Verdict.PASS)
+_EXIT: Final = {Verdict.FAIL: 1, Verdict.ERROR: 4, Verdict.INSUFFICIENT: 3, Verdict.PASS: 0, Verdict.MEASURED: 0}
+
+
+def _overall(pairs: Sequence[tuple[Finding, Ruling]], facts: Mapping[str, Any], *, allow_insufficient: bool) -> Overall:
+    gates = [pair for pair in pairs if pair[0].requirement.severity == "gate"]
+    binding = [pair for pair in gates if pair[0].verdict is not Verdict.NOT_APPLICABLE]
+    if not gates:
+        verdict, said = Verdict.MEASURED, "The protocol declares no binding requirement: nothing was decided."
+    elif not binding:
+        verdict, said = (
+            Verdict.INSUFFICIENT,
+            f"None of the {len(gates)} binding requirements applies: nothing was decided.",
+        )
+    else:
+        verdict = next(rank for rank in _RANK if any(finding.verdict is rank for finding, _ in binding))
+        verdict = Verdict.INSUFFICIENT if verdict is Verdict.NOT_RUN else verdict
+        said = _count_sentence([finding for finding, _ in binding], facts) + _settle_sentence(binding, facts)
+    code = _EXIT[verdict]
+    # A cap must not turn a gate that would fail into exit 0, else --limit would be a way round the rule.
+    would_fail = any(finding.capped and finding.leans == "fail" for finding, _ in binding)
+    code = 0 if allow_insufficient and code == 3 and not would_fail else code
+    return Overall(verdict, verdict.value, said + _advice([finding for finding, _ in pairs]), code)
+
+
+def _count_sentence(binding: Sequence[Finding], facts: Mapping[str, Any]) -> str:
+    """Counts, as in: 6 of 8 binding requirements are met, none is failed, 2 cannot be decided with 98 patients."""
+    count = Counter(finding.verdict for finding in binding)
+    total, met = len(binding), count[Verdict.PASS]
+    if total == 1 and met == 1:
+        return "The one binding requirement is met."
+    if met == total:
+        return f"All {total} binding requirements are met."
+    noun = "binding requirement" if total == 1 else "binding requirements"
+    clauses = [
+        f"{met or 'none'} of {total} {noun} {_is(met or 1)} met",
+        f"{count[Verdict.FAIL] or 'none'} {_is(count[Verdict.FAIL] or 1)} failed",
+    ]
+    if count[Verdict.INSUFFICIENT]:
+        n = facts.get("n_clusters")
+        clauses.append(
+            f"{count[Verdict.INSUFFICIENT]} cannot be decided" + (f" with {n} {unit(facts, n)}" if n else "")
+        )
+    if count[Verdict.NOT_RUN]:
+        clauses.append(f"{count[Verdict.NOT_RUN]} {_was(count[Verdict.NOT_RUN])} not run")
+    if count[Verdict.ERROR]:
+        clauses.append(f"{count[Verdict.ERROR]} could not be checked because of a crash")
+    text = ", ".join(clauses) + "."
+    return text[0].upper() + text[1:]
+
+
+def _settle_sentence(binding: Sequence[tuple[Finding, Ruling]], facts: Mapping[str, Any]) -> str:
+    undecided = [ruling for finding, ruling in binding if finding.verdict is Verdict.INSUFFICIENT]
+    known = [ruling.more for ruling in undecided if ruling.more is not None]
+    on_bound = sum(ruling.on_bound and ruling.more is None for ruling in undecided)
+    text = ""
+    if known:
+        of = "it" if len(undecided) == 1 else "them" if len(known) == len(undecided) else f"{len(known)} of them"
+        about = "At least" if any(ruling.at_least and ruling.more is not None for ruling in undecided) else "About"
+        text += f" {about} {max(known)} more {unit(facts, max(known))} would settle {of}."
+    if on_bound:
+        text += f" {on_bound} {'sits' if on_bound == 1 else 'sit'} on the bound: more data would hardly settle it."
+    return text
+
+
+def _advice(findings: Sequence[Finding]) -> str:
+    advisory = [finding for finding in findings if finding.requirement.severity == "warn"]
+    failed = sum(finding.verdict is Verdict.FAIL for finding in advisory)
+    if not failed:
+        return ""
+    noun = "requirement" if len(advisory) == 1 else "requirements"
+    return f" Of {len(advisory)} advisory {noun} {failed} {_is(failed)} failed."
+
+
+def _is(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def _was(count: int) -> str:
+    return "was" if count == 1 else "were"
+
+
+def _caveats(
+    protocol: Protocol,
+    pairs: Sequence[tuple[Finding, Ruling]],
+    estimates: Sequence[Estimate],
+    facts: Mapping[str, Any],
+    crashed: Mapping[str, str],
+    caps: Sequence[Cap],
+) -> list[str]:
+    gates = [finding for finding, _ in pairs if finding.requirement.severity == "gate"]
+    planned = facts.get("protocol_sha256_at_plan")
+    tested = [item for item in estimates if item.metric == "false_component_images" and not item.stratum]
+    untested = bool(tested) and all(item.missing for item in tested) and not facts.get("lesion_always_present")
+    failed = int(facts.get("n_failed") or 0)
+    gated = {finding.requirement.check for finding in gates}
+    found = [
+        (
+            bool(planned) and planned != protocol.sha256,
+            "POST HOC: this protocol is not the one that was fixed before the data were read",
+        ),
+        (bool(facts.get("generated")), "demonstration on generated images"),
+        (
+            any(finding.requirement.agreed_by is None for finding in gates),
+            "against default floors, not agreed by a clinician",
+        ),
+        (facts.get("cluster_declared") is False, "images are assumed independent: no column groups them"),
+        (
+            facts.get("threshold_chosen_on") == "unknown",
+            "it is not known on which data the operating threshold was chosen",
+        ),
+        (untested, "false positives were not tested: the data hold no lesion-free image"),
+        (failed > 0, f"{failed} {unit({'cluster_column': 'image'}, failed)} failed and count as the worst value"),
+    ]
+    said = [text for holds, text in found if holds]
+    said += [f"held back at INSUFFICIENT EVIDENCE: {cap.reason}" for cap in caps]
+    said += [f"the check {name} crashed: {why}" for name, why in crashed.items() if name not in gated]
+    return said

@@ -141,6 +141,13 @@ class Segmenter(ABC):
 
         raise SubjectError("this subject has no differentiable forward", got=type(self).__name__)
 
+    def to_image_grid(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
+        """Maps (B, C, h, w) that cover the network's own input, resized bilinearly to the image's grid (H, W).
+
+        A subject that pads or crops an image before the network overrides this and undoes its own geometry.
+        """
+        return torch.nn.functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
     def decide(self, logits: Tensor) -> Prediction:
         """Turns (K, H, W) logits into probabilities and labels with the frozen threshold.
 

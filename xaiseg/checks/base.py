@@ -69,6 +69,7 @@ class Quantity:
         floor: what a perfect subject would show by chance on these data (null floor), or None.
         weigh: "cluster" gives every cluster the same weight, "case" every value.
         note: one sentence printed beside the number.
+        bounds: lowest and highest possible value, or None; gives an interval where all values are equal.
         missing: why the quantity could not be formed; then ``values`` is empty and requirements on it are NOT RUN.
     """
 
@@ -90,6 +91,7 @@ class Quantity:
     weigh: Literal["cluster", "case"] = "cluster"
     note: str = ""
     missing: str = ""
+    bounds: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if len(self.cases) != len(self.values):
@@ -153,8 +155,8 @@ class Context(Protocol):
     def evidence(self, name: str, array: np.ndarray) -> None:
         """Offers a (H, W) map for the galleries; kept as 64 x 64 float16 when the case is chosen."""
 
-    def load(self, ref: CaseRef) -> Case:
-        """Loads a case of any data entry (for ``measure_once``)."""
+    def load(self, ref: CaseRef, entry: str = "test") -> Case:
+        """Loads a case of a data entry (for ``measure_once``)."""
 
 
 class Check(Protocol):
@@ -273,3 +275,20 @@ def get_check(id: str) -> Check:
     if id not in checks:
         raise UsageError(f"'{id}' is not a check", then=did_you_mean(id, checks))
     return checks[id]
+
+
+def check_params(item: Mapping[str, Any]) -> Any:
+    """The parameters of a planned check, rebuilt from plan.json (lists become tuples again).
+
+    >>> check_params({"id": "provenance", "params": {}})
+    NoParams()
+    """
+    return get_check(item["id"]).params(**{name: _tuples(value) for name, value in item["params"].items()})
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return value

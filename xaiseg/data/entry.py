@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class PhantomEntry(BaseModel):
@@ -34,7 +35,12 @@ class DataEntry(BaseModel):
     where: dict[str, str | int | float | bool] = Field(default_factory=dict, description="keep rows with these values")
     cluster: str | None = Field(None, description="column of the independent unit (patient, site, flight)")
     strata: tuple[str, ...] = Field((), description="columns of declared subgroups")
-    labels: dict[int, int] | None = Field(None, description="mask value -> class index; other values are refused")
+    labels: dict[int, Annotated[int, Field(ge=0, le=255)]] | None = Field(
+        None, description="mask value (COCO: category id) -> class index, 255 = ignore; other values are refused"
+    )
+    window: tuple[float, float] | None = Field(
+        None, description="[low, high]: stored values that span the model's range; values beyond are clipped"
+    )
     spacing_mm: float | tuple[float, float] | str | None = Field(
         None, description="pixel size in mm: a number, [row, column], or the column that holds it"
     )
@@ -56,7 +62,18 @@ class DataEntry(BaseModel):
             raise ValueError("`phantom:` belongs to the reader phantom")
         if self.path is None and self.images is None:
             raise ValueError(f"the reader {self.reader} needs `path:` or `images:`")
+        if self.annotations is not None and self.reader in ("folder", "nifti", "dicom"):
+            raise ValueError(f"`annotations:` belongs to the reader coco; {self.reader} takes `masks:`")
+        if self.masks is not None and self.reader == "coco":
+            raise ValueError("the reader coco takes its masks from `annotations:`, not from `masks:`")
         return self
+
+    @field_validator("window")
+    @classmethod
+    def _rising(cls, window: tuple[float, float] | None) -> tuple[float, float] | None:
+        if window is not None and not -math.inf < window[0] < window[1] < math.inf:
+            raise ValueError("the window is [low, high] with low < high")
+        return window
 
     @property
     def sidecars(self) -> tuple[str, ...] | None:

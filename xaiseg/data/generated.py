@@ -11,8 +11,7 @@ from xaiseg.data.case import Case, CaseRef, ImageSpec
 from xaiseg.data.entry import DataEntry, PhantomEntry
 from xaiseg.data.phantoms import PhantomSpec, phantom_case, phantom_list
 from xaiseg.data.pixels import to_image
-from xaiseg.data.sidecar import described, keep, require_columns
-from xaiseg.errors import NothingToAudit
+from xaiseg.data.sidecar import chosen, described, require_columns
 
 COLUMNS = ("patient", "device", "density", "lesion_kind")
 
@@ -23,27 +22,21 @@ class PhantomReader:
 
     def index(self, entry: DataEntry, root: Path, spec: ImageSpec) -> Index:
         """Lists patients and views without making a picture."""
-        source = f"generated phantoms, split {_spec(entry).split}, seed {_spec(entry).seed}"
+        made = _spec(entry)
+        source = f"generated phantoms, split {made.split}, seed {made.seed}"
         require_columns(entry, COLUMNS, source)
+        positions = {phantom.id: index for index, phantom in enumerate(phantom_list(made))}
+        rows = {phantom.id: phantom.meta for phantom in phantom_list(made)}
         cases = [
-            CaseRef(
-                phantom.id,
-                phantom.id,
-                phantom.id,
-                extra={"index": index},
-                **described(entry, phantom.id, phantom.meta, source),
-            )
-            for index, phantom in enumerate(phantom_list(_spec(entry)))
-            if keep(phantom.meta, entry.where)
+            CaseRef(id, id, id, extra={"index": positions[id]}, **described(entry, id, rows[id], source))
+            for id in chosen(entry, positions, rows, source)
         ]
-        if not cases:
-            raise NothingToAudit("no phantom is left", where=source, got=f"where: {dict(entry.where)}")
         return Index(cases, entry.cluster, source, generated=True)
 
     def load(self, entry: DataEntry, ref: CaseRef, spec: ImageSpec) -> Case:
         """Makes the image and its mask."""
         pixels, mask, _ = phantom_case(_spec(entry), ref.extra["index"])
-        return Case(ref, to_image(pixels, spec, Path(ref.id)), mask.astype(np.uint8))
+        return Case(ref, to_image(pixels, spec, Path(ref.id), window=entry.window), mask.astype(np.uint8))
 
 
 def _spec(entry: DataEntry) -> PhantomSpec:

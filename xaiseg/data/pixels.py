@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -18,19 +20,36 @@ if TYPE_CHECKING:
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 IGNORE: Final = 255
 
+#: What decoders raise on damaged files, besides their own errors.
+_DAMAGED: Final = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    EOFError,
+    struct.error,
+    zlib.error,
+)
+
 
 def read_pixels(path: Path, *, max_pixels: int, index_colours: bool = False) -> np.ndarray:
     """Pixels of a PNG, JPEG or TIFF as (H, W) or (H, W, C), in the file's own integers or floats.
 
-    The EXIF orientation is applied. A palette becomes colours, or stays indices with ``index_colours`` (masks).
+    The orientation that the file declares is applied; transparency is dropped. A palette becomes colours, or stays
+    indices with ``index_colours`` (masks).
 
     Raises:
         DataError: missing, damaged, of an unknown kind, or larger than ``max_pixels`` (seen before it is decoded).
     """
     if not path.is_file():
         raise DataError("this file is missing", where=path)
-    if path.suffix.lower() in (".tif", ".tiff"):
-        return _read_tiff(path, max_pixels)
+    pixels = _read_tiff(path, max_pixels) if path.suffix.lower() in (".tif", ".tiff") else None
+    return _read_picture(path, max_pixels, index_colours) if pixels is None else pixels
+
+
+def _read_picture(path: Path, max_pixels: int, index_colours: bool) -> np.ndarray:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
@@ -43,7 +62,7 @@ def read_pixels(path: Path, *, max_pixels: int, index_colours: bool = False) -> 
                 return _from_pillow(path, picture, index_colours)
     except Image.DecompressionBombError as error:
         raise DataError("the image is too large", where=path, allowed=f"{max_pixels} pixels") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (UnidentifiedImageError, *_DAMAGED) as error:
         raise DataError(f"the file cannot be decoded ({_short(error, path)})", where=path) from error
 
 
@@ -64,12 +83,10 @@ def _refuse_large(path: Path, height: int, width: int, max_pixels: int) -> None:
 def _from_pillow(path: Path, picture: Image.Image, index_colours: bool) -> np.ndarray:
     if picture.mode == "P" and not index_colours:
         picture = picture.convert("RGB")
-    if picture.mode == "1":
+    if picture.mode in ("1", "LA"):
         picture = picture.convert("L")
-    if picture.mode in ("CMYK", "YCbCr", "LAB", "HSV", "PA", "RGBX", "RGBa", "La"):
+    if picture.mode in ("RGBA", "PA", "CMYK", "YCbCr", "LAB", "HSV"):
         picture = picture.convert("RGB")
-    if picture.mode in ("RGBA", "LA"):
-        return np.asarray(picture)[..., :-1].squeeze()
     pixels = np.asarray(picture)
     if picture.mode == "I":
         # Pillow opens some 16-bit PNG files as 32-bit integers.
@@ -79,58 +96,91 @@ def _from_pillow(path: Path, picture: Image.Image, index_colours: bool) -> np.nd
     return pixels
 
 
-def _read_tiff(path: Path, max_pixels: int) -> np.ndarray:
+def _read_tiff(path: Path, max_pixels: int) -> np.ndarray | None:
+    """Pixels of a TIFF, or None for those kinds that only Pillow decodes (LZW, JPEG, palettes, white = 0)."""
     import tifffile
 
     try:
         with tifffile.TiffFile(path) as held:
-            page = held.pages[0]
+            pages = [page for page in held.pages if not page.is_reduced]
+            if len(pages) != 1:
+                raise DataError(
+                    "the TIFF is a stack", where=path, got=f"{len(pages)} pages", allowed="one picture a file"
+                )
+            page = pages[0]
             _refuse_large(path, int(page.imagelength), int(page.imagewidth), max_pixels)
+            if page.photometric not in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB):
+                return None
             pixels = np.asarray(page.asarray())
-    except DataError:
-        raise
-    except (OSError, ValueError, KeyError, IndexError, TypeError, tifffile.TiffFileError) as error:
+            orientation = page.tags.get("Orientation")
+            transparent = page.extrasamples[-1:] in ((1,), (2,))
+            pixels = np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels
+    except (tifffile.TiffFileError, *_DAMAGED) as error:
+        if "imagecodecs" in str(error):  # an optional library for compressions that Pillow knows too
+            return None
         raise DataError(f"the file cannot be decoded ({_short(error, path)})", where=path) from error
-    if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) and pixels.shape[2] not in (1, 3, 4):
-        pixels = np.moveaxis(pixels, 0, -1)
-    if pixels.ndim == 3 and pixels.shape[2] == 4:
-        pixels = pixels[..., :3]
-    return pixels.squeeze(axis=2) if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+    pixels = pixels[..., :-1] if transparent else pixels
+    pixels = pixels.squeeze(axis=2) if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+    return pixels if orientation is None else _upright(pixels, int(orientation.value))
 
 
-def to_image(pixels: np.ndarray, spec: ImageSpec, path: Path) -> np.ndarray:
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Undoes the TIFF orientation, 1 to 8 as in EXIF; other values are none."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    down, across = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}.get(orientation, (1, 1))
+    return pixels[::down, ::across]
+
+
+def to_image(
+    pixels: np.ndarray, spec: ImageSpec, path: Path, *, window: tuple[float, float] | None = None
+) -> np.ndarray:
     """Pixels as the subject expects them.
 
-    8 and 16 bits span the declared range; floats must lie within it already. Grey becomes three equal channels for a
-    three-channel subject, colour becomes luma (ITU-R 601) for a one-channel subject.
+    With a window, its values span the declared range and values beyond are clipped. Without one, 8 and 16 bits span the
+    range and floats must lie within it already. Grey becomes three equal channels for a three-channel subject, colour
+    becomes luma (ITU-R 601) for a one-channel subject.
 
     Args:
         pixels: (H, W) or (H, W, C).
         spec: what the subject expects.
         path: for messages.
+        window: (low, high) stored values.
 
     Returns:
         (C, H, W) float32 within ``spec.value_range``.
 
     Raises:
         DataError: NaN, values outside the range, or channels that do not fit.
+
+    >>> pixels = np.array([[0, 50, 100, 200]], np.int16)
+    >>> to_image(pixels, ImageSpec(channels=1), Path("a"), window=(0, 100)).tolist()
+    [[[0.0, 0.5, 1.0, 1.0]]]
     """
     low, high = spec.value_range
-    if pixels.dtype == np.uint8:
-        values = pixels.astype(np.float32) * np.float32((high - low) / 255.0) + np.float32(low)
-    elif pixels.dtype == np.uint16:
-        values = pixels.astype(np.float32) * np.float32((high - low) / 65535.0) + np.float32(low)
-    elif np.issubdtype(pixels.dtype, np.floating):
-        values = pixels.astype(np.float32)
-        if not np.isfinite(values).all():
-            raise DataError("the image holds NaN or infinity", where=path)
-        if values.min() < low or values.max() > high:
-            got = f"{float(values.min()):g} to {float(values.max()):g}"
-            raise DataError("the image leaves the declared range", where=path, got=got, allowed=f"{low:g} to {high:g}")
-    else:
+    if pixels.dtype == bool:
+        pixels = pixels.astype(np.uint8) * np.uint8(255)
+    if pixels.dtype.kind not in "uif":
+        raise DataError("this kind of pixel is not read", where=path, got=pixels.dtype, allowed="integers or floats")
+    values = pixels.astype(np.float32)
+    if pixels.dtype.kind == "f" and not np.isfinite(values).all():
+        raise DataError("the image holds NaN or infinity", where=path)
+    bits = 8 * pixels.dtype.itemsize
+    if window is not None:
+        share = (values - np.float32(window[0])) / np.float32(window[1] - window[0])
+        values = np.clip(share, 0, 1) * np.float32(high - low) + np.float32(low)
+    elif pixels.dtype.kind == "u" and bits <= 16:
+        values = values * np.float32((high - low) / (2**bits - 1)) + np.float32(low)
+    elif pixels.dtype.kind != "f":
         raise DataError(
-            "this kind of pixel has no known range", where=path, got=pixels.dtype, allowed="8 or 16 bits, float"
-        )
+            "this kind of pixel has no known range", where=path, got=pixels.dtype, allowed="8 or 16 bits, float",
+            then="Name the values that span the range under window: [low, high]",
+        )  # fmt: skip
+    elif values.min() < low or values.max() > high:
+        raise DataError(
+            "the image leaves the declared range", where=path, got=f"{values.min():g} to {values.max():g}",
+            allowed=f"{low:g} to {high:g}", then="Name the values that span the range under window: [low, high]",
+        )  # fmt: skip
     return _to_channels(values, spec.channels, path)
 
 
@@ -171,30 +221,40 @@ def to_mask(
         pixels = pixels[..., 0]
     if pixels.shape != shape:
         raise DataError("the mask has another size than the image", where=path, got=pixels.shape, allowed=shape)
-    values: Sequence[int] = np.unique(pixels).tolist()
-    if labels is not None:
-        table = {**labels, IGNORE: labels.get(IGNORE, IGNORE)}
-    elif len(spec.classes) == 2 and set(values) <= {0, 255}:
-        table = {0: 0, 255: 1}
+    if pixels.dtype == np.uint8:  # counting is faster than the sorting that other kinds need
+        values = np.flatnonzero(np.bincount(pixels.ravel(), minlength=256)).tolist()
     else:
-        table = {**{index: index for index in range(len(spec.classes))}, IGNORE: IGNORE}
-    strange = [
-        value
-        for value in values
-        if value not in table or not (table[value] < len(spec.classes) or table[value] == IGNORE)
-    ]
-    if strange:
-        raise DataError(
-            "the mask holds values that are no class", where=path, got=_few(strange),
-            allowed=f"{_few(sorted(set(table) - {IGNORE}))}, or 255 to ignore",
-            then="Name them under labels: {value: class index}",
-        )  # fmt: skip
+        values = np.unique(pixels).tolist()
+    table = _class_table(values, len(spec.classes), labels, path)
     mask = np.zeros(shape, np.uint8)
     for value in values:
-        mask[pixels == value] = table[value]
+        if table[value]:
+            mask[pixels == value] = table[value]
     return mask
 
 
+def _class_table(
+    values: Sequence[int], classes: int, labels: Mapping[int, int] | None, path: Path
+) -> Mapping[int, int]:
+    """Mask value -> class index or IGNORE, for the values that one mask holds."""
+    if labels is not None:
+        table = {IGNORE: IGNORE, **labels}
+    elif classes == 2 and set(values) <= {0, 255}:
+        table = {0: 0, 255: 1}
+    else:
+        table = {**{index: index for index in range(classes)}, IGNORE: IGNORE}
+    table = {value: index for value, index in table.items() if index < classes or index == IGNORE}
+    strange = [value for value in values if value not in table]
+    if strange:
+        lossy = path.suffix.lower() in (".jpg", ".jpeg")
+        raise DataError(
+            "the mask holds values that are no class", where=path, got=_few(strange),
+            allowed=f"{_few(sorted(set(table) - {IGNORE}))}, or 255 to ignore",
+            then="JPEG changes values; save masks as PNG" if lossy else "Name them under labels: {value: class index}",
+        )  # fmt: skip
+    return table
+
+
 def _few(values: Sequence[int]) -> str:
-    shown = ", ".join(str(value) for value in values[:6])
+    shown = ", ".join(f"{value:g}" for value in values[:6])
     return shown + (f" and {len(values) - 6} more" if len(values) > 6 else "")

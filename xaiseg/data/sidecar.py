@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from xaiseg.data.entry import DataEntry
-from xaiseg.errors import UsageError, did_you_mean
+from xaiseg.data.files import Place
+from xaiseg.errors import NothingToAudit, UsageError, did_you_mean
 
 Rows = dict[str, dict[str, str]]
+
+_TOO_MANY: Final = "\x00"  # no header can hold it
 
 
 def read_sidecars(paths: Sequence[Path]) -> Rows:
@@ -24,6 +27,19 @@ def read_sidecars(paths: Sequence[Path]) -> Rows:
         for id, row in _read(path).items():
             merged.setdefault(id, {}).update(row)
     return merged
+
+
+def read_rows(entry: DataEntry, place: Place) -> tuple[Rows, Path]:
+    """The rows of an entry's sidecars, and the file or folder that messages name.
+
+    Raises:
+        UsageError: as :func:`read_sidecars`.
+    """
+    if entry.sidecars is None:
+        meta = place.base / "meta.csv"
+        return (read_sidecars([meta]), meta) if meta.is_file() else ({}, place.base)
+    paths = [place.find(name) for name in entry.sidecars]
+    return read_sidecars(paths), paths[0]
 
 
 def _read(path: Path) -> Rows:
@@ -43,9 +59,14 @@ def _read(path: Path) -> Rows:
 def _csv(path: Path) -> list[dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as handle:
-            return [
-                {key: value or "" for key, value in row.items() if key is not None} for row in csv.DictReader(handle)
-            ]
+            table = csv.DictReader(handle, restkey=_TOO_MANY)
+            rows = []
+            for row in table:
+                if _TOO_MANY in row:
+                    what = "this row has more fields than the header"
+                    raise UsageError(what, where=f"{path}:{table.line_num}", then="Put quotes around commas")
+                rows.append({key: value or "" for key, value in row.items()})
+            return rows
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"this sidecar cannot be read ({error})", where=path, allowed="CSV in UTF-8") from error
 
@@ -97,7 +118,7 @@ def wanted_columns(entry: DataEntry) -> tuple[str, ...]:
     return (*cluster, *entry.strata, *spacing, *entry.where)
 
 
-def require_columns(entry: DataEntry, columns: Sequence[str], source: object) -> None:
+def require_columns(entry: DataEntry, columns: Collection[str], source: object) -> None:
     """Refuses an entry that names a column which the tables do not have.
 
     Raises:
@@ -107,6 +128,33 @@ def require_columns(entry: DataEntry, columns: Sequence[str], source: object) ->
         if column not in columns:
             hint = did_you_mean(column, columns) if columns else "There is no sidecar table; name one under meta:"
             raise UsageError(f"there is no column '{column}'", where=source, then=hint)
+
+
+def chosen(
+    entry: DataEntry, images: Collection[str], rows: Mapping[str, Mapping[str, str]], source: object
+) -> list[str]:
+    """The ids that stay, in the order of ``images``.
+
+    Raises:
+        UsageError: a row without its image, or an image whose row lacks a column that the entry needs.
+        NothingToAudit: none is left.
+    """
+    lost = [id for id, row in rows.items() if id not in images and keep(row, entry.where)]
+    if lost:
+        raise UsageError("the sidecar names images that are not there", where=source, got=_few(lost))
+    left = [id for id in images if id in rows and keep(rows[id], entry.where)] if entry.where else list(images)
+    needed = wanted_columns(entry)
+    bare = [id for id in left if any(column not in rows.get(id, {}) for column in needed)]
+    if bare:
+        what = f"these images have no row that gives {', '.join(dict.fromkeys(needed))}"
+        raise UsageError(what, where=source, got=_few(bare))
+    if not left:
+        raise NothingToAudit("no image is left", where=source, got=f"where: {dict(entry.where)}")
+    return left
+
+
+def _few(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
 
 
 def described(entry: DataEntry, id: str, row: Mapping[str, str], source: object) -> dict[str, Any]:

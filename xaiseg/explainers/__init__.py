@@ -1,0 +1,1 @@
+"""Explanations of predictions: targets, one session an image, and one function a method."""

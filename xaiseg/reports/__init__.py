@@ -1,0 +1,7 @@
+"""Stage 5: findings and evidence become documents. Reads the run directory alone; knows nothing of the model."""
+
+from __future__ import annotations
+
+from xaiseg.reports.render import Rendered, render
+
+__all__ = ["Rendered", "render"]

@@ -1,0 +1,144 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import nn
+
+from tests.toys import TinyNet
+from xaiseg.augmentation import Augmentation
+from xaiseg.data.case import Case, CaseRef
+from xaiseg.errors import NothingToAudit, UsageError
+from xaiseg.fitting import Recipe, Score, evaluate, image_dice, segmentation_loss, train
+
+SMALL = Recipe(size=16, epochs=3, images_per_epoch=16, batch=4, bfloat16=False)
+
+
+def cases(count, seed, classes=2):
+    rng = np.random.default_rng(seed)
+    for index in range(count):
+        mask = np.zeros((20, 26), np.uint8)
+        for label in range(1, classes):
+            y, x = rng.integers(2, 12, 2)
+            mask[y : y + 6, x : x + 8] = label
+        image = np.array([0.1, 0.9, 0.5])[mask] + rng.normal(0, 0.05, mask.shape)
+        yield Case(CaseRef(f"{seed}-{index}", ""), image.clip(0, 1).astype(np.float32)[None], mask)
+
+
+def run(out, recipe=SMALL, **options):
+    options = {"log": lambda line: None, "seed": 1, **options}
+    return train(TinyNet, cases(12, 0), cases(5, 1), recipe=recipe, out=out, **options)
+
+
+def test_a_training_is_the_same_under_a_seed_and_another_under_another(tmp_path):
+    first, second, third = (
+        load_file(run(tmp_path / name, seed=seed).weights) for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], third[name]) for name in first)
+
+
+@pytest.mark.parametrize("stop", [1, 2])
+def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, stop):
+    whole = load_file(run(tmp_path / "whole").weights)
+    seen = []
+
+    def interrupt(line):
+        seen.append(line)
+        if len(seen) == stop:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "halves", log=interrupt)
+    lines = []
+    resumed = load_file(run(tmp_path / "halves", log=lines.append).weights)
+    assert lines[0] == f"resumed after epoch {stop}"
+    assert len(lines) == 1 + SMALL.epochs - stop
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert not (tmp_path / "halves" / "checkpoint.pt").exists()
+
+
+def test_the_checkpoint_of_another_training_is_refused(tmp_path):
+    def interrupt(line):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, log=interrupt)
+    with pytest.raises(UsageError, match="another training"):
+        run(tmp_path, seed=2)
+
+
+def test_training_learns_what_is_bright(tmp_path):
+    recipe = Recipe(size=16, epochs=8, images_per_epoch=32, batch=4, lr=0.03, bfloat16=False)
+    trained = run(tmp_path, recipe)
+    assert trained.score.dice > 0.8
+    with safe_open(trained.weights, framework="pt") as file:
+        metadata = file.metadata()
+    assert json.loads(metadata["training"])["recipe"]["size"] == 16
+    assert metadata["epoch"] == str(trained.epoch)
+
+
+def test_training_with_more_classes(tmp_path):
+    recipe = Recipe(size=16, epochs=8, images_per_epoch=32, batch=4, lr=0.03, bfloat16=False,
+                    augmentation=Augmentation(gain=0, gamma=0))  # fmt: skip
+    trained = train(
+        lambda: TinyNet(outputs=3), cases(12, 0, 3), cases(5, 1, 3), recipe=recipe, out=tmp_path, classes=3,
+        log=lambda line: None,
+    )  # fmt: skip
+    assert trained.score.dice > 0.5
+
+
+def test_no_case_is_an_error(tmp_path):
+    with pytest.raises(NothingToAudit):
+        train(TinyNet, [], [], recipe=SMALL, out=tmp_path)
+
+
+def test_a_case_without_reference_is_an_error(tmp_path):
+    bare = Case(CaseRef("x", ""), np.zeros((1, 8, 8), np.float32))
+    with pytest.raises(UsageError, match="no reference"):
+        train(TinyNet, [bare], [bare], recipe=SMALL, out=tmp_path)
+
+
+def test_the_loss_is_cross_entropy_plus_soft_dice():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 1, 5, 4, generator=generator)
+    masks = torch.randint(0, 2, (2, 5, 4), generator=generator).to(torch.uint8)
+    masks[0, 0] = 255
+    entropy, dice = [], []
+    for z, mask in zip(logits[:, 0], masks, strict=True):
+        valid = mask != 255
+        p, t = torch.sigmoid(z[valid]), mask[valid].float()
+        entropy += (-(t * p.log() + (1 - t) * (1 - p).log())).tolist()
+        dice.append(1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1))
+    expected = np.mean(entropy) + float(np.mean([float(d) for d in dice]))
+    assert float(segmentation_loss(logits, masks, 2)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_dice_of_one_image():
+    mask = torch.tensor([[0, 1, 1, 255]])
+    assert image_dice(torch.tensor([[0, 1, 0, 1]]), mask) == (2 / 3, True)
+    assert image_dice(torch.tensor([[1, 0, 0, 0]]), torch.zeros(1, 4, dtype=torch.int64)) == (0.0, False)
+    assert image_dice(torch.tensor([[0, 0, 0, 1]]), torch.tensor([[0, 0, 0, 255]])) == (1.0, False)
+
+
+def test_a_score_counts_lesion_free_images_apart():
+    score = Score.of([0.8, 0.0], [1.0, 0.0])
+    assert (score.dice, score.missed, score.false, score.selection) == (0.4, 0.5, 0.5, 0.45)
+    assert Score.of([], [1.0]).dice is None
+
+
+def test_evaluation_thresholds_at_one_half():
+    class Brightness(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.level = nn.Parameter(torch.tensor(0.5))
+
+        def forward(self, x):
+            return x - self.level
+
+    images = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    images[0, 0, :2] = 200
+    masks = (images[:, 0] > 100).to(torch.uint8)
+    assert evaluate(Brightness(), images, masks) == Score(1.0, 0.0, 0.0, 1.0)

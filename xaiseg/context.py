@@ -1,0 +1,169 @@
+"""What a check sees while it measures one case: the prediction, more predictions, seeds, and a place for maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xaiseg.data.case import Case, CaseRef
+from xaiseg.errors import CheckError, SubjectError
+from xaiseg.seeds import generator
+from xaiseg.subject import Prediction, Segmenter, Subject
+
+
+@dataclass
+class Counter:
+    """Forwards and backwards, counted in images."""
+
+    forwards: int = 0
+    backwards: int = 0
+
+
+class Predictor:
+    """Predicts images in the plan's batches and holds the predictions of the shard in work.
+
+    Args:
+        subject: the audited model, or None where nothing will be predicted.
+        batch: images a forward pass.
+    """
+
+    def __init__(self, subject: Subject | None, batch: int) -> None:
+        self._subject = subject
+        self._batch = batch
+        self._held: dict[str, Prediction] = {}
+        self.note = ""
+
+    def fill(self, cases: Mapping[str, Case], counter: Counter) -> dict[str, SubjectError]:
+        """Predicts all cases; returns the errors of those that failed, case by case."""
+        names = list(cases)
+        failed: dict[str, SubjectError] = {}
+        if getattr(self._subject, "by_case", False):
+            groups = [[name] for name in names]
+        else:
+            groups = [names[i : i + self._batch] for i in range(0, len(names), self._batch)]
+        for group in groups:
+            for name, outcome in self._group(group, cases, counter).items():
+                if isinstance(outcome, SubjectError):
+                    failed[name] = outcome
+                else:
+                    self._held[name] = outcome
+        return failed
+
+    def _group(
+        self, group: Sequence[str], cases: Mapping[str, Case], counter: Counter
+    ) -> dict[str, Prediction | SubjectError]:
+        try:
+            if getattr(self._subject, "by_case", False):
+                answers = self._subject.predict_cases(group)  # type: ignore[union-attr]
+            else:
+                answers = self.predict([cases[name].image for name in group], counter)
+            for name, answer in zip(group, answers, strict=True):
+                if answer.labels.shape != cases[name].shape:
+                    raise SubjectError(
+                        "the prediction has another size than the image", where=name, got=answer.labels.shape,
+                        allowed=cases[name].shape,
+                    )  # fmt: skip
+        except SubjectError as error:
+            if len(group) == 1:
+                return {group[0]: error}
+            # One bad image must not fail its neighbours, so the batch is taken apart.
+            singles = [self._group([name], cases, counter) for name in group]
+            return {name: outcome for single in singles for name, outcome in single.items()}
+        return dict(zip(group, answers, strict=True))
+
+    def predict(self, images: Sequence[np.ndarray | Tensor], counter: Counter) -> list[Prediction]:
+        """Predictions of images (C, H, W) in the declared range, in order."""
+        if not isinstance(self._subject, Segmenter):
+            raise CheckError("this check needs a segmentation model", got=type(self._subject).__name__)
+        tensors = [torch.as_tensor(image, dtype=torch.float32) for image in images]
+        counter.forwards += len(tensors)
+        return [self._subject.decide(logits) for logits in self._forward(self._subject, tensors)]
+
+    def _forward(self, subject: Segmenter, tensors: list[Tensor]) -> list[Tensor]:
+        """Logits; on a GPU that runs out of memory the batch is halved, and the run says so."""
+        while True:
+            try:
+                return subject.predict(tensors, batch_size=self._batch)
+            except torch.cuda.OutOfMemoryError:
+                if self._batch == 1:
+                    raise
+                self._batch //= 2
+                self.note = "not bit-reproducible: the batch was halved when the GPU ran out of memory"
+                torch.cuda.empty_cache()
+
+    def held(self, name: str) -> Prediction | None:
+        """The prediction of a case of the shard in work, or None when it failed."""
+        return self._held.get(name)
+
+
+class CaseContext:
+    """Implements :class:`xaiseg.checks.base.Context` for one check and one case."""
+
+    def __init__(
+        self,
+        check: str,
+        params: Any,
+        plan: Mapping[str, Any],
+        subject: Subject | None,
+        case: Case | None,
+        predictor: Predictor,
+        maps: dict[str, np.ndarray],
+        loader: Callable[[CaseRef], Case],
+    ) -> None:
+        self._check = check
+        self._case = case
+        self._predictor = predictor
+        self._maps = maps
+        self._loader = loader
+        self.params = params
+        self.seed: int = plan["seed"]
+        self.facts: Mapping[str, Any] = plan["facts"]
+        self.counter = Counter()
+        self._subject = subject
+
+    @property
+    def subject(self) -> Subject:
+        """The audited model."""
+        if self._subject is None:
+            raise CheckError("this audit has no model")
+        return self._subject
+
+    @property
+    def segmenter(self) -> Segmenter:
+        """The audited model, which the plan made sure is a segmenter."""
+        if not isinstance(self._subject, Segmenter):
+            raise CheckError("this check needs a segmentation model", got=type(self._subject).__name__)
+        return self._subject
+
+    def generator(self, purpose: str) -> np.random.Generator:
+        """A generator seeded by run seed, check, purpose and case."""
+        return generator(self.seed, f"{self._check}/{purpose}", self._case.id if self._case else "")
+
+    def prediction(self, subject: str = "reference") -> Prediction:
+        """The prediction of the current case."""
+        held = self._predictor.held(self._case.id) if self._case and subject == "reference" else None
+        if held is None:
+            raise CheckError("no prediction is held", where=self._check, got=subject)
+        return held
+
+    def predict(self, images: Sequence[np.ndarray | Tensor]) -> list[Prediction]:
+        """Predictions of further images, batched as the plan says and counted."""
+        return self._predictor.predict(images, self.counter)
+
+    def count(self, *, forwards: int = 0, backwards: int = 0) -> None:
+        """Adds forwards and backwards that the check made itself."""
+        self.counter.forwards += forwards
+        self.counter.backwards += backwards
+
+    def evidence(self, name: str, array: np.ndarray) -> None:
+        """Offers a (H, W) map for the galleries."""
+        self._maps[name] = array
+
+    def load(self, ref: CaseRef) -> Case:
+        """Loads a case of any data entry."""
+        return self._loader(ref)

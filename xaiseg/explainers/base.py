@@ -1,0 +1,285 @@
+"""What an explainer is, the registry of explainers, and the session that they share for one image.
+
+A new explainer of the package is a function in a module of :data:`BUILTIN`; a third party registers through the entry
+point group ``xaiseg.explainers``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import entry_points
+from itertools import islice
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xaiseg.errors import SubjectError, UsageError, did_you_mean
+from xaiseg.explainers.tap import Tap, evaluation_mode, open_tap
+from xaiseg.explainers.targets import Target
+from xaiseg.subject import OFFERS, Prediction, Segmenter
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a map cost: forwards and backwards counted in images, and seconds."""
+
+    forwards: int = 0
+    backwards: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Maps for T targets of one image, in the image's own pixels.
+
+    Attributes:
+        values: (T, H, W) float32, raw and signed: positive where the image speaks for the target.
+        stderr: (T, H, W) float32 standard error of sampled methods, or None for exact ones.
+        completeness: (T,) |sum of the map - what it should sum to|, relative; or None where no sum is promised.
+        cost: filled by :func:`explain`.
+        notes: sentences that a reader of the map must know: the layer, the replacement, a shortfall.
+    """
+
+    values: np.ndarray
+    stderr: np.ndarray | None = None
+    completeness: np.ndarray | None = None
+    cost: Cost = field(default_factory=Cost)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What one image may cost at a time: ``batch_size`` images a forward pass."""
+
+    batch_size: int = 8
+
+
+class Session:
+    """One image under explanation; owns what explainers and metrics share, and counts what they spend.
+
+    Args:
+        subject: the audited model.
+        image: (C, H, W) float32 in the subject's declared range.
+        seed: for explainers that sample.
+        budget: images a pass.
+        prediction: the prediction that targets were frozen from, where it is known already. A session on a randomised
+            copy of the model gets the prediction of the model itself.
+    """
+
+    def __init__(
+        self,
+        subject: Segmenter,
+        image: Tensor | np.ndarray,
+        *,
+        seed: int = 0,
+        budget: Budget | None = None,
+        prediction: Prediction | None = None,
+    ) -> None:
+        self.subject = subject
+        self.image = torch.as_tensor(image, dtype=torch.float32).to(subject.device)
+        self.seed = seed
+        self.budget = budget or Budget()
+        self.forwards = 0
+        self.backwards = 0
+        self._prediction = prediction
+        self._logits: Tensor | None = None
+        self._taps: dict[tuple[object, ...], Tap] = {}
+
+    @property
+    def logits(self) -> Tensor:
+        """(K, H, W) of the unperturbed image; one forward, once."""
+        if self._logits is None:
+            self._logits = self._predict([self.image])[0]
+        return self._logits
+
+    @property
+    def prediction(self) -> Prediction:
+        """The prediction of the unperturbed image."""
+        if self._prediction is None:
+            self._prediction = self.subject.decide(self.logits)
+        return self._prediction
+
+    def score(self, target: Target) -> float:
+        """S of the unperturbed image."""
+        return float(target.score(self.logits[None])[0])
+
+    def scores(self, images: Iterable[Tensor], targets: Sequence[Target]) -> np.ndarray:
+        """S of perturbed images (C, H, W), in one batched stream that never holds more than one batch.
+
+        Returns:
+            (N, T) float64.
+        """
+        stream = iter(images)
+        found: list[np.ndarray] = []
+        while chunk := list(islice(stream, self.budget.batch_size)):
+            logits = torch.stack(self._predict(chunk))
+            found.append(torch.stack([target.score(logits) for target in targets], dim=1).cpu().double().numpy())
+        return np.concatenate(found) if found else np.zeros((0, len(targets)))
+
+    def differentiable(self, batch: Tensor) -> Tensor:
+        """Logits (B, K, H, W) of a batch (B, C, H, W), with a graph; the caller counts its backward passes."""
+        self.forwards += len(batch)
+        return self.subject.forward(batch)
+
+    def tap(self, targets: Sequence[Target], layer: str | None = None) -> Tap:
+        """Activations and gradients at one layer for these targets; computed once, shared by all CAM methods."""
+        key = (layer, *targets)
+        if key not in self._taps:
+            module = self.subject.module
+            if module is None:
+                raise SubjectError("this subject shows no network", where="activations", got=self.subject.info.name)
+            leaf = self.image[None].clone().requires_grad_(True)
+            scores = [target.score for target in targets]
+            self._taps[key] = open_tap(module, lambda: self.differentiable(leaf), scores, layer)
+            self.backwards += len(targets)
+        return self._taps[key]
+
+    def _predict(self, images: list[Tensor]) -> list[Tensor]:
+        self.forwards += len(images)
+        with torch.inference_mode(), evaluation_mode(self.subject.module):
+            return self.subject.predict(images, batch_size=self.budget.batch_size)
+
+
+@dataclass(frozen=True)
+class NoParams:
+    """For an explainer without parameters."""
+
+
+#: ``function(session, targets, *, params) -> Attribution``.
+ExplainerFunction = Callable[..., Attribution]
+
+
+@dataclass(frozen=True)
+class Explainer:
+    """A registered explainer.
+
+    Attributes:
+        name: e.g. "hirescam".
+        needs: subset of :data:`~xaiseg.subject.OFFERS` that the subject must offer.
+        params: frozen dataclass whose fields have defaults.
+        unit: unit of the raw map, for the colour bar.
+        function: ``(session, targets, *, params) -> Attribution``.
+    """
+
+    name: str
+    needs: frozenset[str]
+    params: type
+    unit: str
+    function: ExplainerFunction
+
+    def missing(self, subject: Segmenter) -> str:
+        """Why this subject cannot be explained by it, as a clause; "" when it can."""
+        lacking = sorted(self.needs - subject.info.offers)
+        return f"{self.name} needs {' and '.join(lacking)}, which this model does not offer" if lacking else ""
+
+
+REGISTRY: dict[str, Explainer] = {}
+
+#: Modules of the package that register explainers.
+BUILTIN: Final = ("cam", "gradient", "occlusion")
+
+
+def explainer(
+    name: str, *, needs: Iterable[str], unit: str, params: type = NoParams
+) -> Callable[[ExplainerFunction], ExplainerFunction]:
+    """Registers an explainer function.
+
+    Raises:
+        ValueError: the name is taken, a need is unknown, or the parameters are no frozen dataclass with defaults.
+    """
+
+    def register(function: ExplainerFunction) -> ExplainerFunction:
+        wanted = frozenset(needs)
+        taken = name in REGISTRY and REGISTRY[name].function.__module__ != function.__module__
+        problems = [
+            (taken, "the name is taken"),
+            (bool(wanted - OFFERS), f"unknown needs {sorted(wanted - OFFERS)}; allowed: {sorted(OFFERS)}"),
+            (not _frozen_with_defaults(params), "params must be a frozen dataclass whose fields have defaults"),
+        ]
+        for wrong, message in problems:
+            if wrong:
+                raise ValueError(f"explainer {name!r} ({function.__module__}.{function.__qualname__}): {message}")
+        REGISTRY[name] = Explainer(name, wanted, params, unit, function)
+        return function
+
+    return register
+
+
+def _frozen_with_defaults(params: type) -> bool:
+    if not dataclasses.is_dataclass(params) or not params.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        return False
+    missing = dataclasses.MISSING
+    return all(f.default is not missing or f.default_factory is not missing for f in dataclasses.fields(params))
+
+
+def load_explainers() -> dict[str, Explainer]:
+    """Imports the package's explainers and those of third parties (entry point group ``xaiseg.explainers``)."""
+    for module in BUILTIN:
+        import_module(f"xaiseg.explainers.{module}")
+    for entry in entry_points(group="xaiseg.explainers"):
+        entry.load()
+    return REGISTRY
+
+
+def get_explainer(name: str) -> Explainer:
+    """The explainer with this name.
+
+    Raises:
+        UsageError: unknown name, with a hint.
+
+    >>> get_explainer("occlusion").unit
+    'logit'
+    """
+    known = load_explainers()
+    if name not in known:
+        raise UsageError("no explainer has this name", where="method", got=name, then=did_you_mean(name, known))
+    return known[name]
+
+
+def explain(session: Session, method: str, targets: Sequence[Target], *, params: Any = None) -> Attribution:
+    """Explains one image by one method.
+
+    Args:
+        session: the image and the model.
+        method: a registered name.
+        targets: at least one target.
+        params: an instance of the explainer's parameters, or None for its defaults.
+
+    Raises:
+        UsageError: unknown method, no target, or parameters of another explainer.
+        SubjectError: the subject lacks what the method needs, or the map is not finite.
+    """
+    entry = get_explainer(method)
+    chosen = entry.params() if params is None else params
+    if not targets or not isinstance(chosen, entry.params):
+        raise UsageError(
+            "an explanation needs a target and its own parameters",
+            where=method,
+            got=f"{len(targets)} targets, {type(chosen).__name__}",
+            allowed=f"1 target or more, {entry.params.__name__}",
+        )
+    if reason := entry.missing(session.subject):
+        raise SubjectError(reason, where=session.subject.info.name)
+    before = (session.forwards, session.backwards, time.perf_counter())
+    found = entry.function(session, targets, params=chosen)
+    cost = Cost(session.forwards - before[0], session.backwards - before[1], time.perf_counter() - before[2])
+    return _checked(found, method, (len(targets), *session.image.shape[1:]), cost)
+
+
+def _checked(found: Attribution, method: str, shape: tuple[int, ...], cost: Cost) -> Attribution:
+    if found.values.shape != shape:
+        raise SubjectError(
+            "the map has another size than the image", where=method, got=found.values.shape, allowed=shape
+        )
+    if not np.isfinite(found.values).all():
+        raise SubjectError("the map is not finite", where=method, got="NaN or infinity")
+    notes = found.notes
+    if not found.values.any():
+        notes = (*notes, "the map is zero everywhere: by this method nothing in the image moves the score")
+    return dataclasses.replace(found, values=found.values.astype(np.float32, copy=False), cost=cost, notes=notes)

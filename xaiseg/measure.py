@@ -1,0 +1,269 @@
+"""Stage 2: one shard of cases becomes rows, evidence and costs. Knows no threshold.
+
+``measure_shard`` is the function that every engine calls; it is a pure function of the plan and the shard's number, so
+serial, parallel and resumed runs write the same tables.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from xaiseg.checks.base import Check, Row, check_params, get_check
+from xaiseg.context import CaseContext, Counter, Predictor
+from xaiseg.data.case import Case, CaseRef, Dataset, ImageSpec
+from xaiseg.data.readers import load_case, open_dataset
+from xaiseg.errors import DataError, SubjectError
+from xaiseg.evidence import gallery_arrays
+from xaiseg.loading import load_subject, read_model_file
+from xaiseg.run import COSTS, ERRORS, ONCE, EvidenceItem, RunDirectory, chosen_kinds
+from xaiseg.seeds import derive_seed
+from xaiseg.subject import Segmenter, Subject
+
+if TYPE_CHECKING:
+    from xaiseg.data.entry import DataEntry
+
+#: Gallery candidates kept by each shard; the report shows the best of them.
+KEEP: Final = 6
+
+ERROR_SCHEMA: Final = pa.schema([(name, pa.string()) for name in ("case", "check", "kind", "reason", "traceback")])
+COST_SCHEMA: Final = pa.schema(
+    [
+        ("check", pa.string()),
+        ("cases", pa.int64()),
+        ("seconds", pa.float64()),
+        ("forwards", pa.int64()),
+        ("backwards", pa.int64()),
+        ("note", pa.string()),
+    ]
+)
+
+
+@dataclass
+class Kit:
+    """What a worker holds while it measures: the plan, the subject, the checks and the readers.
+
+    Opened once a process; shards then follow one another.
+    """
+
+    run: RunDirectory
+    plan: dict[str, Any]
+    subject: Subject | None
+    spec: ImageSpec
+    entries: Mapping[str, DataEntry]
+    datasets: Mapping[str, Dataset]
+    checks: list[tuple[Check, Any]]
+    sampled: Mapping[str, Mapping[str, float]]
+    by_shard: Mapping[int, list[str]]
+    refs: Mapping[str, CaseRef] = field(default_factory=dict)
+    owners: Mapping[int, str] = field(default_factory=dict)  # id() of a CaseRef -> its data entry; ids may repeat
+
+    @classmethod
+    def open(cls, path: str | Path) -> Kit:
+        """Reads the plan, loads the subject and fixes the number of threads."""
+        run = RunDirectory.existing(path)
+        plan = run.plan()
+        torch.set_num_threads(plan["threads"])
+        model = read_model_file(plan["model"]["path"])
+        entries = {name: _entry(document) for name, document in plan["entries"].items()}
+        spec = model.image_spec()
+        root = Path(plan["data_root"])
+        datasets = {name: open_dataset(name, entry, root=root, spec=spec) for name, entry in entries.items()}
+        checks = [(get_check(item["id"]), check_params(item)) for item in plan["checks"] if item["runs"]]
+        cases = run.cases()
+        sampled = {
+            check.id: {
+                case: chance for case, chance in zip(cases["case"], cases[f"p:{check.id}"], strict=True) if chance > 0
+            }
+            for check, _ in checks
+        }
+        by_shard: dict[int, list[str]] = {}
+        for case, shard in zip(cases["case"], cases["shard"], strict=True):
+            by_shard.setdefault(int(shard), []).append(case)
+        refs = {ref.id: ref for ref in datasets["test"].cases}
+        owners = {id(ref): name for name, dataset in datasets.items() for ref in dataset.cases}
+        subject = load_subject(model, device=plan["device"])
+        return cls(run, plan, subject, spec, entries, datasets, checks, sampled, by_shard, refs, owners)
+
+    def load(self, ref: CaseRef) -> Case:
+        """Loads a case of any data entry; the reference must come from ``datasets``."""
+        return load_case(self.entries[self.owners[id(ref)]], ref, self.spec)
+
+    def load_test(self, name: str) -> Case:
+        """Loads a case of the audited data by its id."""
+        return load_case(self.entries["test"], self.refs[name], self.spec)
+
+
+def _entry(document: Mapping[str, Any]) -> DataEntry:
+    from xaiseg.data.entry import DataEntry
+
+    return DataEntry.model_validate(document)
+
+
+@dataclass
+class _Shard:
+    """What accumulates while one shard is measured."""
+
+    rows: dict[str, list[Row]] = field(default_factory=dict)
+    errors: list[Row] = field(default_factory=list)
+    costs: dict[str, Row] = field(default_factory=dict)
+    evidence: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+
+    def fail(self, case: str, check: str, kind: str, error: BaseException) -> Row:
+        """Notes a failed image or a crashed check and returns the row that stands for it."""
+        reason = str(error) or type(error).__name__
+        trace = "".join(traceback.format_exception(error)) if kind == "crashed" else ""
+        self.errors.append({"case": case, "check": check, "kind": kind, "reason": reason, "traceback": trace})
+        return {"case": case, "status": kind, "reason": reason}
+
+    def spend(self, check: str, seconds: float, counter: Counter, cases: int = 1) -> None:
+        """Adds to the costs of a check."""
+        empty: Row = {"check": check, "cases": 0, "seconds": 0.0, "forwards": 0, "backwards": 0, "note": ""}
+        cost = self.costs.setdefault(check, empty)
+        cost["cases"] += cases
+        cost["seconds"] += seconds
+        cost["forwards"] += counter.forwards
+        cost["backwards"] += counter.backwards
+
+
+def measure_shard(kit: Kit, shard: int) -> None:
+    """Measures the cases of one shard and writes its tables; the costs last, which marks the shard as done."""
+    found = _Shard({check.id: [] for check, _ in kit.checks})
+    cases: dict[str, Case | DataError] = {}
+    started = time.perf_counter()
+    for name in kit.by_shard[shard]:
+        try:
+            cases[name] = kit.load_test(name)
+        except DataError as error:
+            cases[name] = error
+            found.fail(name, "", "failed", error)
+    found.spend("load", time.perf_counter() - started, Counter(), len(cases))
+    predictor = _predict(kit, cases, found)
+    for (check, params), (name, case) in itertools.product(kit.checks, list(cases.items())):
+        if name in kit.sampled[check.id]:
+            _measure_case(kit, check, params, name, case, predictor, found)
+    for check, _ in kit.checks:
+        if hasattr(check, "measure"):
+            kit.run.write_table(check.id, shard, to_table(check, found.rows[check.id]))
+    kit.run.write_evidence(shard, _evidence(kit, cases, predictor, found))
+    _close(kit, shard, found, predictor.note)
+
+
+def _predict(kit: Kit, cases: dict[str, Case | DataError], found: _Shard) -> Predictor:
+    """Predicts all images of the shard in batches; an image that fails alone fails alone."""
+    predictor = Predictor(kit.subject, kit.plan["batch"])
+    if isinstance(kit.subject, Segmenter):
+        started, counter = time.perf_counter(), Counter()
+        loaded = {name: case for name, case in cases.items() if isinstance(case, Case)}
+        for name, error in predictor.fill(loaded, counter).items():
+            cases[name] = DataError(str(error))
+            found.fail(name, "", "failed", error)
+        found.spend("predict", time.perf_counter() - started, counter, len(loaded))
+    return predictor
+
+
+def _measure_case(
+    kit: Kit,
+    check: Check,
+    params: Any,
+    name: str,
+    case: Case | DataError,
+    predictor: Predictor,
+    found: _Shard,
+) -> None:
+    measure: Callable[..., Iterable[Row]] | None = getattr(check, "measure", None)
+    if measure is None:
+        return
+    rows = found.rows[check.id]
+    if isinstance(case, DataError):
+        rows.append({"case": name, "status": "failed", "reason": str(case)})
+        return
+    maps = found.evidence.setdefault(name, {})
+    context = CaseContext(check.id, params, kit.plan, kit.subject, case, predictor, maps, kit.load)
+    torch.manual_seed(derive_seed(kit.plan["seed"], check.id, name))
+    started = time.perf_counter()
+    try:
+        rows += [{"case": name, **row} for row in measure(context, case)]
+    except (DataError, SubjectError) as error:
+        rows.append(found.fail(name, check.id, "failed", error))
+    except Exception as error:  # noqa: BLE001 - kept with its traceback; a crashed check is an ERROR in the report
+        rows.append(found.fail(name, check.id, "crashed", error))
+    found.spend(check.id, time.perf_counter() - started, context.counter)
+
+
+def measure_once(kit: Kit) -> None:
+    """Runs the ``measure_once`` of each check that has one; its rows are written like a shard."""
+    found = _Shard()
+    for check, params in kit.checks:
+        measure: Callable[..., Iterable[Row]] | None = getattr(check, "measure_once", None)
+        if measure is None:
+            continue
+        context = CaseContext(check.id, params, kit.plan, kit.subject, None, Predictor(None, 1), {}, kit.load)
+        started = time.perf_counter()
+        try:
+            rows = [{"case": "", **row} for row in measure(context, kit.datasets)]
+        except Exception as error:  # noqa: BLE001 - kept with its traceback; a crashed check is an ERROR in the report
+            rows = [found.fail("", check.id, "crashed", error)]
+        found.spend(check.id, time.perf_counter() - started, context.counter, 0)
+        kit.run.write_table(check.id, ONCE, to_table(check, rows))
+    _close(kit, ONCE, found, "")
+
+
+def _close(kit: Kit, shard: int | str, found: _Shard, note: str) -> None:
+    kit.run.write_table(ERRORS, shard, pa.Table.from_pylist(found.errors, schema=ERROR_SCHEMA))
+    costs = [cost | {"note": note} for cost in found.costs.values()]
+    kit.run.write_table(COSTS, shard, pa.Table.from_pylist(costs, schema=COST_SCHEMA))
+
+
+_DEFAULTS: Final[Mapping[str, str]] = {
+    "object": "", "subject": "reference", "target": "", "factor": "", "level": "", "status": "ok", "reason": ""
+}  # fmt: skip
+
+
+def to_table(check: Check, rows: Sequence[Row]) -> pa.Table:
+    """Rows as a table in the check's schema; key columns that a row leaves out take their defaults.
+
+    Raises:
+        ValueError: a row has a column that the check did not declare.
+    """
+    names = set(check.schema.names)
+    for row in rows:
+        unknown = set(row) - names
+        if unknown:
+            raise ValueError(f"check {check.id!r} measured undeclared columns {sorted(unknown)}")
+    return pa.Table.from_pylist([{**_DEFAULTS, **row} for row in rows], schema=check.schema)
+
+
+def _evidence(
+    kit: Kit, cases: Mapping[str, Case | DataError], predictor: Predictor, found: _Shard
+) -> list[EvidenceItem]:
+    """The shard's candidates for the galleries: its worst cases by each check's score and its smallest hashes."""
+    loaded = {name: case for name, case in cases.items() if isinstance(case, Case)}
+    scores: dict[str, dict[str, float]] = {name: {} for name in loaded}
+    for check, _ in kit.checks:
+        for row in found.rows.get(check.id, ()) if check.score else ():
+            value = row.get(check.score or "")
+            if value is not None and np.isfinite(value) and row["case"] in scores:
+                held = scores[row["case"]]
+                held[check.id] = min(float(value), held.get(check.id, np.inf))
+    draws = {name: derive_seed(kit.plan["seed"], "gallery", name) for name in loaded}
+    kinds = chosen_kinds([(name, scores[name], draws[name]) for name in loaded], worst=KEEP, random=KEEP)
+    return [
+        EvidenceItem(
+            name,
+            tuple(kinds[name]),
+            scores[name],
+            draws[name],
+            gallery_arrays(loaded[name], predictor.held(name), found.evidence.get(name, {}), kit.spec.value_range),
+        )
+        for name in sorted(kinds)
+    ]

@@ -1,0 +1,250 @@
+"""Stage 1: what will be measured, on which cases, with which batch and threads - fixed before any result is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from xaiseg.checks.base import Check, get_check
+from xaiseg.errors import DataError, NothingToAudit, SubjectError, UsageError
+from xaiseg.plan_document import plan_document
+from xaiseg.protocol import Protocol
+from xaiseg.run import RunDirectory, plain
+from xaiseg.statistics.sampling import limit_clusters, sample_cases
+from xaiseg.subject import Detector, Segmenter, Subject
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from xaiseg.data.case import Case, Dataset
+    from xaiseg.modelfile import ModelFile
+
+SHARD_CASES: Final = 16
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the caller of an audit chooses besides model and protocol.
+
+    Attributes:
+        out: run directory; None = runs/<model>-<protocol>-<key8>.
+        limit: draw whole clusters until this many cases are in; caps the gates.
+        seed: seed of everything.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        threads: threads of each worker. One by default, so that serial and parallel runs give the same rows.
+        batch: images a forward pass; None lets the plan choose.
+        command: how the audit was called, for the report.
+    """
+
+    out: Path | None = None
+    limit: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    threads: int = 1
+    batch: int | None = None
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A plan that is not written yet: the document, the case table and where it would go."""
+
+    document: dict[str, Any]
+    cases: pd.DataFrame
+    out: Path
+    notes: tuple[str, ...] = field(default=())
+
+    def write(self) -> RunDirectory:
+        """Writes the plan, or takes up the run that is there when it has the same key.
+
+        Raises:
+            UsageError: the directory holds a run of another model, of other data or of other parameters.
+        """
+        run = RunDirectory(self.out)
+        if (self.out / "plan.json").is_file():
+            held = run.plan()
+            if held["key"] != self.document["key"]:
+                raise UsageError(
+                    "this directory holds another run",
+                    where=self.out,
+                    got=f"{held['model']['name']}, key {held['key'][:8]}",
+                    allowed=f"{self.document['model']['name']}, key {self.document['key'][:8]}",
+                    then="Choose another --out, or delete the directory",
+                )
+            run.sweep()
+            return run
+        # A kill between the two files of a plan leaves the first one alone.
+        held_names = {path.name for path in self.out.iterdir()} if self.out.exists() else set()
+        if any(name != "cases.parquet" and not name.endswith(".tmp") for name in held_names):
+            raise UsageError(
+                "this directory is not empty and holds no run", where=self.out, then="Choose another --out"
+            )
+        import pyarrow as pa
+
+        run.sweep()
+        run.write_cases(pa.Table.from_pandas(self.cases, preserve_index=False))
+        run.write_json("plan.json", self.document)
+        return run
+
+
+def make_plan(model: ModelFile, protocol: Protocol, options: Options) -> Draft:
+    """Plans an audit: opens the data, loads the subject once, tries one prediction, matches needs with offers.
+
+    Raises:
+        UsageError: something in the files or options is wrong.
+        SubjectError: the first images cannot be predicted at all.
+        NothingToAudit: no case or no check is left.
+    """
+    from xaiseg.data.readers import open_dataset
+    from xaiseg.loading import load_subject
+
+    spec = model.image_spec()
+    if "test" not in model.data:
+        raise UsageError(
+            "model.yaml names no test data", where=model.path, then="Add data: test: or use --data test=DIR"
+        )
+    datasets = {name: open_dataset(name, entry, root=model.data_root, spec=spec) for name, entry in model.data.items()}
+    device = choose_device(options.device)
+    subject = load_subject(model, device=device)
+    first = _try_subject(model, datasets["test"], subject)
+    cases = _case_table(datasets["test"], protocol, options)
+    checks = _match_checks(protocol, subject, datasets, first, cases)
+    if not any(check["runs"] for check in checks):
+        raise NothingToAudit("no check of this protocol can run", where=protocol.source, then=checks[0]["reason"])
+    document = plan_document(model, protocol, options, datasets, subject, checks, cases, first, device)
+    out = options.out or Path("runs") / f"{_slug(model.name)}-{_slug(protocol.name)}-{document['key'][:8]}"
+    return Draft(document, cases, out)
+
+
+def choose_device(wish: str) -> str:
+    """The device named, or for "auto" CUDA where there is one, else the CPU.
+
+    Raises:
+        UsageError: the device is not available.
+    """
+    import torch
+
+    if wish == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=wish)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError("this device is not available", where="--device", got=f"{wish} ({reason})") from error
+    return wish
+
+
+def _slug(text: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in text.lower()).strip("-")[:40]
+
+
+def _try_subject(model: ModelFile, dataset: Dataset, subject: Subject) -> Case:
+    """Predicts one of the first images, so that a model that cannot work fails before anything is measured."""
+    from xaiseg.data.readers import load_case
+
+    problems: list[Exception] = []
+    for ref in dataset.cases[:8]:
+        try:
+            case = load_case(model.data["test"], ref, model.image_spec())
+        except DataError as error:
+            problems.append(error)
+            continue
+        try:
+            _predict_one(subject, case)
+        except SubjectError as error:
+            problems.append(error)
+            continue
+        return case
+    raise next((p for p in problems if isinstance(p, SubjectError)), problems[0])
+
+
+def _predict_one(subject: Subject, case: Case) -> None:
+    import torch
+
+    if getattr(subject, "by_case", False):
+        subject.predict_cases([case.id])  # type: ignore[union-attr]
+    else:
+        subject.predict([torch.as_tensor(case.image)], batch_size=1)
+
+
+def _case_table(dataset: Dataset, protocol: Protocol, options: Options) -> pd.DataFrame:
+    """One row a case: case, cluster, shard, strata, and for each check the probability with which it was drawn."""
+    import pandas as pd
+
+    pairs = [(ref.id, ref.cluster) for ref in dataset.cases]
+    if options.limit is not None:
+        kept = limit_clusters(pairs, options.limit, seed=options.seed)
+        pairs = [pair for pair in pairs if pair[0] in kept]
+    if not pairs:
+        raise NothingToAudit("there is no case to audit", where=dataset.source)
+    refs = {ref.id: ref for ref in dataset.cases}
+    frame = pd.DataFrame({"case": [case for case, _ in pairs], "cluster": [cluster for _, cluster in pairs]})
+    frame["shard"] = [index // SHARD_CASES for index in range(len(pairs))]
+    for factor in dataset.strata:
+        frame[factor] = [refs[case].strata.get(factor, "") for case, _ in pairs]
+    for name, planned in protocol.checks.items():
+        size = planned.sample if planned.sample is not None else len(pairs)
+        drawn = sample_cases(pairs, size, seed=options.seed, purpose=name)
+        frame[f"p:{name}"] = [drawn.get(case, 0.0) for case, _ in pairs]
+    return frame
+
+
+def _match_checks(
+    protocol: Protocol, subject: Subject, datasets: Mapping[str, Dataset], first: Case, cases: pd.DataFrame
+) -> list[dict[str, Any]]:
+    """Which checks run, and in words why the others cannot."""
+    offered = set(subject.info.offers) | {"model"}
+    offered |= (
+        {"segmenter"} if isinstance(subject, Segmenter) else {"detector"} if isinstance(subject, Detector) else set()
+    )
+    offered |= {"reference"} if first.reference is not None or first.boxes is not None else set()
+    offered |= {"train_list"} if "train" in datasets else set()
+    planned: list[dict[str, Any]] = []
+    for name, plan in protocol.checks.items():
+        check = get_check(name)
+        lacking = sorted(check.needs - offered)
+        unread = [other for other in check.reads if other not in protocol.checks]
+        reason = f"the subject or the data do not offer {', '.join(lacking)}" if lacking else ""
+        reason = reason or (f"it reads {', '.join(unread)}, which the protocol leaves out" if unread else "")
+        planned.append(
+            {
+                "id": name,
+                "question": check.question,
+                "params": plain(plan.params),
+                "sample": plan.sample,
+                "cases": int((cases[f"p:{name}"] > 0).sum()),
+                "runs": not reason,
+                "reason": reason,
+                "forwards": _forwards(check, plan.params),
+            }
+        )
+    return planned
+
+
+def _forwards(check: Check, params: Any) -> int | None:
+    """Forwards a case, where the check can say it beforehand."""
+    count = getattr(check, "forwards", None)
+    return int(count(params)) if count is not None else None
+
+
+def describe_plan(draft: Draft, protocol: Protocol) -> list[str]:
+    """What `xaiseg plan` prints: the cases, each check with its cost or why it cannot run, and the sizes needed."""
+    from xaiseg.sentences import explain_lines
+
+    document = draft.document
+    test = document["data"]["test"]
+    lines = [
+        f"{document['model']['name']} under {protocol.name} {protocol.version} (sha256 {protocol.sha256[:12]})",
+        f"{test['n_cases']} cases in {test['n_clusters']} clusters, {document['shards']} shards",
+        f"batch {document['batch']}, {document['threads']} thread a worker, {document['device']}",
+        f"would go to {draft.out}",
+        *document["assumptions"],
+        "",
+    ]
+    for item in document["checks"]:
+        cost = "" if item["forwards"] is None else f", about {item['forwards'] * item['cases']} forwards"
+        state = f"{item['cases']} cases{cost}" if item["runs"] else f"NOT RUN: {item['reason']}"
+        lines.append(f"{item['id']:<26} {state}")
+    return [*lines, "", *explain_lines(protocol)]

@@ -1,0 +1,205 @@
+"""The document that a plan writes: every fact that fixes a run, and the key that tells runs apart."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from xaiseg import __version__
+from xaiseg.protocol import Protocol
+from xaiseg.run import SCHEMA, plain
+from xaiseg.subject import Subject
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from xaiseg.data.case import Case, Dataset
+    from xaiseg.modelfile import ModelFile
+    from xaiseg.plan import Options
+
+#: On a CPU, pixels of one batch; U-Nets of common size then stay below about 2 GB of activations.
+BATCH_PIXELS: Final = 2_000_000
+MAX_BATCH: Final = 8
+PACKAGES: Final = ("torch", "torchvision", "numpy", "scipy", "scikit-image", "captum", "pyarrow", "pillow")
+
+
+def plan_document(
+    model: ModelFile,
+    protocol: Protocol,
+    options: Options,
+    datasets: Mapping[str, Dataset],
+    subject: Subject,
+    checks: Sequence[Mapping[str, Any]],
+    cases: pd.DataFrame,
+    first: Case,
+    device: str,
+) -> dict[str, Any]:
+    from xaiseg.loading import weights_sha256
+
+    weights = weights_sha256(model)
+    pixels = first.shape[0] * first.shape[1]
+    batch = options.batch or (max(1, min(MAX_BATCH, BATCH_PIXELS // pixels)) if device == "cpu" else 2 * MAX_BATCH)
+    measured = [{"id": item["id"], "params": item["params"], "sample": item["sample"]} for item in checks]
+    lists = {name: dataset.list_sha256 for name, dataset in datasets.items()}
+    key = _digest([SCHEMA, model.sha256, weights, lists, measured, options.seed, options.limit])
+    environment = _environment()
+    return {
+        "schema": SCHEMA,
+        "key": key,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": options.seed,
+        "command": options.command,
+        "model": _model_document(model, subject, weights),
+        "protocol": protocol_document(protocol),
+        "data_root": str(Path(model.data_root).resolve()),
+        "entries": {name: entry.model_dump(mode="json") for name, entry in model.data.items()},
+        "data": {
+            name: _data_document(dataset, cases if name == "test" else None) for name, dataset in datasets.items()
+        },
+        "checks": list(checks),
+        "batch": batch,
+        "threads": options.threads,
+        "device": device,
+        "shards": int(cases["shard"].max()) + 1,
+        "limit": options.limit,
+        "assumptions": _assumptions(datasets["test"], options),
+        "environment": environment,
+        "facts": _facts(model, subject, datasets, options, environment, weights, protocol) | {"batch": batch},
+    }
+
+
+def _model_document(model: ModelFile, subject: Subject, weights: str | None) -> dict[str, Any]:
+    from xaiseg.loading import source_sentence
+
+    info = subject.info
+    return {
+        "name": model.name,
+        "version": model.version,
+        "task": model.task,
+        "classes": list(info.classes),
+        "path": str(Path(model.path).resolve()),
+        "text": model.text,
+        "sha256": model.sha256,
+        "source_sentence": source_sentence(model),
+        "weights_sha256": weights,
+        "parameters": info.parameters,
+        "offers": sorted(info.offers),
+        "intended_use": model.intended_use,
+        "threshold": plain(info.threshold),
+        "trust": model.trust,
+        "lesion_always_present": model.lesion_always_present,
+        "readers_see_maps": model.readers_see_maps,
+        "input": {"channels": info.channels, "range": list(info.value_range)},
+    }
+
+
+def protocol_document(protocol: Protocol) -> dict[str, Any]:
+    """What run and report keep of a protocol."""
+    names = ("name", "version", "as_of", "sha256", "source", "purpose", "use", "not_for", "cannot_tell", "resolved")
+    return {name: plain(getattr(protocol, name)) for name in names} | {
+        "decision": dataclasses.asdict(protocol.decision)
+    }
+
+
+def _data_document(dataset: Dataset, cases: pd.DataFrame | None) -> dict[str, Any]:
+    return {
+        "n_cases": len(dataset.cases) if cases is None else len(cases),
+        "n_listed": len(dataset.cases),
+        "n_clusters": dataset.n_clusters if cases is None else int(cases["cluster"].nunique()),
+        "reader": dataset.reader,
+        "cluster_column": dataset.cluster_column,
+        "strata": list(dataset.strata),
+        "list_sha256": dataset.list_sha256,
+        "source": dataset.source,
+        "generated": dataset.generated,
+    }
+
+
+def _facts(
+    model: ModelFile,
+    subject: Subject,
+    datasets: Mapping[str, Dataset],
+    options: Options,
+    environment: Mapping[str, Any],
+    weights: str | None,
+    protocol: Protocol,
+) -> dict[str, Any]:
+    test = datasets["test"]
+    return {
+        "classes": list(subject.info.classes),
+        "channels": subject.info.channels,
+        "value_range": list(subject.info.value_range),
+        "strata": list(test.strata),
+        "generated": test.generated,
+        "cluster_declared": test.cluster_column is not None,
+        "cluster_column": test.cluster_column,
+        "cluster_repeated": test.cluster_column is None and _has_groups(model),
+        "has_train_list": "train" in datasets,
+        "limit": options.limit,
+        "threshold_chosen_on": subject.info.threshold.chosen_on,
+        "protocol_sha256_at_plan": protocol.sha256,
+        "provenance": _provenance(datasets, environment, weights, protocol, model),
+        **model.facts(),
+    }
+
+
+def _has_groups(model: ModelFile) -> bool:
+    """Whether the entry leaves out the clusters though its folder's table has a group column with repeated values."""
+    entry = model.data["test"]
+    if entry.reader != "folder" or entry.cluster is not None or entry.path is None:
+        return False
+    from xaiseg.data.readers import entry_from_folder
+
+    folder = model.data_root / entry.path
+    held = entry_from_folder(folder) if (folder / "images").is_dir() else None
+    return held is not None and held.cluster is not None
+
+
+def _provenance(
+    datasets: Mapping[str, Dataset],
+    environment: Mapping[str, Any],
+    weights: str | None,
+    protocol: Protocol,
+    model: ModelFile,
+) -> dict[str, str | None]:
+    """Items that somebody needs to do the audit again; None where they are not known."""
+    items: dict[str, str | None] = {f"{name} list sha256": dataset.list_sha256 for name, dataset in datasets.items()}
+    items |= {"weights sha256": weights, "protocol sha256": protocol.sha256, "model file sha256": model.sha256}
+    items |= {"model version": model.version or None, "intended use": model.intended_use or None}
+    items["training data list"] = datasets["train"].list_sha256 if "train" in datasets else None
+    return items | {name: str(value) for name, value in environment.items()}
+
+
+def _assumptions(dataset: Dataset, options: Options) -> list[str]:
+    said = []
+    if dataset.cluster_column is None:
+        said.append("Images are assumed independent: no column names their patient, site or flight.")
+    if options.limit is not None:
+        said.append(
+            f"Only whole clusters drawn at random (seed {options.seed}) up to {options.limit} cases were audited."
+        )
+    return said
+
+
+def _environment() -> dict[str, Any]:
+    known: dict[str, Any] = {"xaiseg": __version__, "python": platform.python_version(), "platform": sys.platform}
+    known |= {"machine": platform.machine(), "processors": os.cpu_count()}
+    for name in PACKAGES:
+        try:
+            known[name] = version(name)
+        except PackageNotFoundError:
+            known[name] = None
+    return known
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()
