@@ -151,9 +151,7 @@ def test_a_graph_with_a_fixed_batch_gets_that_batch():
         return batch.mean(dim=1, keepdim=True)
 
     network = Network(call, frozenset({"scores"}), fixed_batch=4, fixed_size=(16, 16))
-    model = NetworkSegmenter(
-        network, name="m", classes=("background", "a"), spec=InputSpec(), output=OutputSpec()
-    )
+    model = NetworkSegmenter(network, name="m", classes=("background", "a"), spec=InputSpec(), output=OutputSpec())
     assert [len(z) for z in model.predict(images(*[(1, 16, 16)] * 5), batch_size=8)] == [2] * 5
     assert seen == [(4, 1, 16, 16)] * 2
 

@@ -154,5 +154,5 @@ def test_files_of_another_kind_are_refused(tmp_path):
 
 def test_another_number_of_channels_is_named(tmp_path):
     path = onnx(TinyNet(channels=3), tmp_path / "m.onnx", channels=3)
-    with pytest.raises(UsageError, match="another number of channels.*3, as in the graph"):
+    with pytest.raises(UsageError, match=r"another number of channels.*3, as in the graph"):
         onnx_network(path, SPEC, where="")

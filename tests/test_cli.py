@@ -80,7 +80,7 @@ def test_judge_and_render_never_touch_the_model(capsys, world, tmp_path):
     shutil.rmtree(world.parent)
     stricter = tmp_path / "stricter.yaml"
     text = (tmp_path / "forward-only.yaml").read_text(encoding="utf-8")
-    stricter.write_text(text.replace("0.70", "0.9999"), encoding="utf-8")
+    stricter.write_text(text.replace("at_least: 0.70", "at_most: 0.30"), encoding="utf-8")
     code, out, _ = run(capsys, "judge", tmp_path / "run", "--protocol", stricter, "--no-pdf")
     assert code == 1
     assert "FAIL" in out

@@ -69,7 +69,7 @@ def test_damaged_and_missing_files(tmp_path, name):
     with pytest.raises(UsageError, match="no such file"):
         read_weights(tmp_path / name)
     (tmp_path / name).write_bytes(b"nothing of use")
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match=r"holds no weights|damaged"):
         read_weights(tmp_path / name)
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(UsageError):
@@ -78,7 +78,7 @@ def test_damaged_and_missing_files(tmp_path, name):
 
 def test_a_file_without_a_state_dict(tmp_path):
     torch.save({"epoch": 3, "lr": [1.0]}, tmp_path / "w.pth")
-    with pytest.raises(UsageError, match="no state dict.*epoch"):
+    with pytest.raises(UsageError, match=r"no state dict.*epoch"):
         read_weights(tmp_path / "w.pth")
 
 

@@ -27,7 +27,7 @@ class BrightBlobs(Detector):
         xyxy = np.zeros((count, 4), np.float32)
         for index, (rows, columns) in enumerate(ndimage.find_objects(regions)):
             xyxy[index] = columns.start, rows.start, columns.stop, rows.stop
-        masks = np.stack([regions == index + 1 for index in range(count)]) if count else np.zeros((0, *image.shape), bool)
+        masks = np.arange(1, count + 1)[:, None, None] == regions
         scores = np.array([image[mask].mean() for mask in masks], dtype=np.float32)
         return Boxes(
             torch.from_numpy(xyxy),

@@ -97,7 +97,9 @@ def onnx_network(path: Path, spec: InputSpec, *, where: object) -> Network:
     kind = _ONNX_TYPES[inputs[0].type]
 
     def call(images: Tensor) -> Any:
-        values = session.run(names, {inputs[0].name: np.ascontiguousarray(images.numpy()).astype(kind)})
+        pixels = np.ascontiguousarray(images.numpy())
+        pixels = np.rint(pixels).clip(0, 255).astype(kind) if kind is np.uint8 else pixels.astype(kind, copy=False)
+        values = session.run(names, {inputs[0].name: pixels})
         return dict(zip(names, values, strict=True)) if len(names) > 1 else values[0]
 
     return Network(call, frozenset({"scores"}), fixed_batch=batch, fixed_size=size)

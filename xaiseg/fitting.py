@@ -6,6 +6,7 @@ and audit see the same pixels.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -37,16 +38,19 @@ class Recipe:
         batch: images a step.
         lr: peak learning rate of AdamW; a tenth of the steps rise to it, a cosine falls from it.
         weight_decay: of AdamW.
+        averaging: share of the old value when a step updates the running average of the weights; the average is what is
+            scored and kept, because it does not jump from epoch to epoch.
         augmentation: random changes of training images.
         bfloat16: compute in bfloat16 where that keeps accuracy; several times faster on processors that have it.
     """
 
     size: int = 128
-    epochs: int = 40
+    epochs: int = 24
     images_per_epoch: int = 800
     batch: int = 16
     lr: float = 3e-3
     weight_decay: float = 1e-2
+    averaging: float = 0.99
     augmentation: Augmentation = field(default_factory=Augmentation)
     bfloat16: bool = True
 
@@ -166,7 +170,7 @@ def train(
         log(f"resumed after epoch {state.epoch}")
     while state.epoch < recipe.epochs:
         loss = _epoch(state, own, recipe, seed, classes)
-        score = evaluate(state.network, held_out.images, held_out.masks, classes)
+        score = evaluate(state.average, held_out.images, held_out.masks, classes)
         state.close_epoch(score)
         state.save(checkpoint, document)
         log(f"epoch {state.epoch:3d}/{recipe.epochs} loss {loss:.4f} validation: {score}")
@@ -181,6 +185,7 @@ class _State:
     """What changes while a network is trained."""
 
     network: nn.Module
+    average: nn.Module
     optimiser: torch.optim.Optimizer
     device: str
     epoch: int = 0
@@ -194,14 +199,23 @@ class _State:
             raise UsageError("a training has at least one epoch", where="epochs", got=recipe.epochs)
         network = network.to(device).to(memory_format=torch.channels_last)
         optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-        return cls(network, optimiser, device)
+        return cls(network, copy.deepcopy(network), optimiser, device)
+
+    @torch.no_grad()
+    def follow(self, keep: float) -> None:
+        """Moves the average towards the network; counters of batches are copied."""
+        for own, value in zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True):
+            if own.is_floating_point():
+                own.lerp_(value, 1 - keep)
+            else:
+                own.copy_(value)
 
     def close_epoch(self, score: Score) -> None:
         self.epoch += 1
         if self.best is None or score.selection > self.best.selection:
             self.best, self.best_epoch = score, self.epoch
             self.best_weights = {
-                name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()
+                name: value.detach().cpu().clone() for name, value in self.average.state_dict().items()
             }
 
     def save(self, path: Path, document: str) -> None:
@@ -211,6 +225,7 @@ class _State:
             "document": document,
             "epoch": self.epoch,
             "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "best": asdict(self.best),
             "best_epoch": self.best_epoch,
@@ -225,6 +240,7 @@ class _State:
             raise UsageError("the folder holds a checkpoint of another training", where=path,
                              then="Remove it or choose another folder")  # fmt: skip
         self.network.load_state_dict(held["network"])
+        self.average.load_state_dict(held["average"])
         self.optimiser.load_state_dict(held["optimiser"])
         self.epoch, self.best_epoch = held["epoch"], held["best_epoch"]
         self.best, self.best_weights = Score(**held["best"]), held["best_weights"]
@@ -257,14 +273,16 @@ def _epoch(state: _State, own: _Pictures, recipe: Recipe, seed: int, classes: in
         chosen = order[step * recipe.batch : (step + 1) * recipe.batch]
         images, masks = augment(own.images[chosen].float() / 255, own.masks[chosen], recipe.augmentation, generator)
         images = images.to(state.device).contiguous(memory_format=torch.channels_last)
+        done = state.epoch * recipe.steps + step
         for group in state.optimiser.param_groups:
-            group["lr"] = recipe.rate(state.epoch * recipe.steps + step)
+            group["lr"] = recipe.rate(done)
         with torch.autocast(torch.device(state.device).type, dtype=torch.bfloat16, enabled=recipe.bfloat16):
             logits = state.network(images)
         loss = segmentation_loss(logits.float(), masks.to(state.device), classes)
         state.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         state.optimiser.step()
+        state.follow(min(recipe.averaging, (1 + done) / (10 + done)))  # short at first: the first weights are random
         total += float(loss.detach())
     return total / recipe.steps
 

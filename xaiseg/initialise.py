@@ -49,6 +49,7 @@ def initialise(
     """
     if out.exists() and not force:
         raise UsageError("the file exists", where=out, then="Use --force to write over it")
+    out.parent.mkdir(parents=True, exist_ok=True)
     draft = guess(model, data, folder=out.parent, trust=trust)
     picture = write(draft, out)
     lines = [f"{'.'.join(filter(None, keys))}: {why}" for keys, why in draft.guesses.items()]

@@ -160,7 +160,10 @@ def _zoo(model: ModelFile, device: torch.device) -> Network:
         ) from error
     state = _state(model)
     module = zoo.build(name, model.input.channels, _head_channels(state, model))
-    return _fitted(model, module, state, device, card.multiple_of)
+    network = _fitted(model, module, state, device, card.multiple_of)
+    if _exposes_intrinsic(network, model.input.channels):
+        network = replace(network, offers=network.offers | {"intrinsic"})
+    return network
 
 
 @_source("torch")
@@ -243,22 +246,15 @@ def _fitted(
     model: ModelFile, module: nn.Module, state: dict[str, Tensor], device: torch.device, multiple_of: int
 ) -> Network:
     fit_weights(module, state, where=model.where("source", "weights"))
-    network = module_network(module, device=device, multiple_of=multiple_of)
-    first = next((p for p in module.parameters() if p.ndim == 4), None)
-    channels = model.input.channels
-    if first is not None and model.source.kind != "torch" and first.shape[1] != channels:
-        where = model.where("input", "channels")
-        raise UsageError("the weights take other channels", where=where, got=channels, allowed=first.shape[1])
-    intrinsic = getattr(module, "intrinsic", None)
-    if callable(intrinsic) and _exposes(intrinsic, channels, multiple_of, device):
-        network = replace(network, offers=network.offers | {"intrinsic"})
-    return network
+    return module_network(module, device=device, multiple_of=multiple_of)
 
 
-def _exposes(intrinsic: Callable[[Tensor], Any], channels: int, multiple_of: int, device: torch.device) -> bool:
+def _exposes_intrinsic(network: Network, channels: int) -> bool:
+    """Whether a zoo model has an explanation of its own, found by asking it once."""
+    side = 2 * network.multiple_of
     with torch.inference_mode():
-        side = 2 * max(multiple_of, 8)
-        return bool(intrinsic(torch.zeros(1, channels, side, side, device=device)))
+        image = torch.zeros(1, channels, side, side, device=network.device)
+        return bool(getattr(network.module, "intrinsic")(image))  # noqa: B009 - nn.Module types every attribute
 
 
 def _state(model: ModelFile) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -96,31 +97,36 @@ def train_zoo(
     recipe = Recipe(size=size) if epochs is None else Recipe(size=size, epochs=epochs)
     spec = ImageSpec(channels=1, classes=classes)
     parts = _phantoms(seed, strata) if str(data) == "phantoms" else _folder(Path(data), out, seed, strata, spec)
-    outputs = 1 if len(classes) == 2 else len(classes)
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(min(threads, os.cpu_count() or 1))
-    try:
-        with (out / "training.log").open("a", encoding="utf-8") as stream:
-            say = _both(log, stream)
-            say(f"{name} on {parts.label}, seed {seed}, size {size}, {recipe.epochs} epochs; {_machine()}")
-            trained = train(
-                lambda: zoo.build(name, 1, outputs),
-                parts.cases("train", spec),
-                parts.cases("validation", spec),
-                recipe=recipe,
-                out=out,
-                seed=seed,
-                log=say,
-                device=device,
-                classes=len(classes),
-            )
-            model_path = _write_model(out, name, card.multiple_of, parts, trained, size, classes)
-            score = _own_grid(model_path, parts, spec)
-            say(f"epoch {trained.epoch} kept; validation on the images' own grid: {score}")
-    finally:
-        torch.set_num_threads(threads_before)
+    with _threads(threads), (out / "training.log").open("a", encoding="utf-8") as stream:
+        say = _both(log, stream)
+        say(f"{name} on {parts.label}, seed {seed}, size {size}, {recipe.epochs} epochs; {_machine()}")
+        trained = train(
+            lambda: zoo.build(name, 1, 1 if len(classes) == 2 else len(classes)),
+            parts.cases("train", spec),
+            parts.cases("validation", spec),
+            recipe=recipe,
+            out=out,
+            seed=seed,
+            log=say,
+            device=device,
+            classes=len(classes),
+        )
+        model_path = _write_model(out, name, card.multiple_of, parts, trained, size, classes)
+        score = _own_grid(model_path, parts, spec)
+        say(f"epoch {trained.epoch} kept; validation on the images' own grid: {score}")
     written = [trained.weights, model_path, out / "training.log", *([parts.split] if parts.split else [])]
     return [f"wrote {path}" for path in written] + [f"audit it with: xaiseg audit {model_path}"]
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Fixes the number of threads of the processor while something runs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(count, os.cpu_count() or 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -239,6 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--strata", nargs="*", default=(), help="columns that model.yaml declares as subgroups")
     given = parser.parse_args(arguments)
     for line in train_zoo(
@@ -249,6 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         epochs=given.epochs,
         seed=given.seed,
         device=given.device,
+        threads=given.threads,
         strata=given.strata,
     ):
         print(line)

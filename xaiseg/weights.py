@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -66,6 +67,8 @@ def read_weights(path: Path, *, trust: bool = False, where: object = None) -> di
             return load_file(path)
         held: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if not _is_pickle(path):
+            raise UsageError("the file holds no weights", where=where, got=path.name) from error
         if not trust:
             raise UsageError(
                 "the weights are a pickle that can execute code when it is read",
@@ -80,6 +83,12 @@ def read_weights(path: Path, *, trust: bool = False, where: object = None) -> di
     if isinstance(held, nn.Module):
         held = held.state_dict()
     return _find_state(held, path, where)
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether it is a file of torch.save, new (a zip archive) or old (a pickle, which begins with its protocol)."""
+    with path.open("rb") as stream:
+        return zipfile.is_zipfile(path) or stream.read(1) == b"\x80"
 
 
 def _unpickle(path: Path, where: object) -> Any:

@@ -12,9 +12,9 @@ import pandas as pd
 import pyarrow as pa
 
 from xaiseg.checks.base import get_check
+from xaiseg.data.case import Case, CaseRef
 from xaiseg.estimate import estimate_run
 from xaiseg.evidence import gallery_arrays
-from xaiseg.data.case import Case, CaseRef
 from xaiseg.judge import judge
 from xaiseg.plan_document import protocol_document
 from xaiseg.protocol import Protocol, load_protocol
@@ -95,7 +95,9 @@ def _free(case: str, cluster: str) -> bool:
 
 def _write(run: RunDirectory, check: str, rows: list[dict], failed: list[str]) -> None:
     schema = get_check(check).schema
-    lost = [{**KEY, "case": case, "status": "failed", "reason": f"{case}.png: the file is cut short"} for case in failed]
+    lost = [
+        {**KEY, "case": case, "status": "failed", "reason": f"{case}.png: the file is cut short"} for case in failed
+    ]
     held = [{**KEY, **row} for row in rows if row.get("case") not in failed]
     run.write_table(check, 0, pa.Table.from_pylist(held + (lost if check != "provenance" else []), schema=schema))
 
@@ -247,7 +249,8 @@ def _plan(protocol: Protocol, cases: pd.DataFrame) -> dict:
         "schema": SCHEMA, "key": "0f" * 32, "created": "2026-11-24T09:30:00+00:00", "seed": 7,
         "command": "xaiseg audit examples/clinical/model.yaml --protocol clinical",
         "model": {
-            "name": "unet-compact breast", "version": "1.0", "task": "segmentation", "classes": ["background", "lesion"],
+            "name": "unet-compact breast", "version": "1.0", "task": "segmentation",
+            "classes": ["background", "lesion"],
             "path": "/home/somebody/model.yaml", "text": "name: x", "sha256": "ab" * 32,
             "source_sentence": "Zoo model unet-compact, weights unet-compact-phantom.safetensors; no code of the "
             "user's was executed.",

@@ -15,6 +15,7 @@ from simulate import (
     draw_normal,
     ece_false_pass,
     f1_false_pass,
+    hard_layouts,
     mean_coverage,
     mean_false_pass,
     mean_layouts,
@@ -42,6 +43,13 @@ def check_dice(repeats):
         rate = mean_false_pass(layout, draw_dice, repeats, 1, bounds=UNIT)[0]
         report("false PASS on skewed Dice", layout, rate, 0.07)
         assert rate <= 0.07 + tolerance(0.07, repeats), layout
+
+
+def test_few_sites_that_fail_wholly_are_a_known_shortfall():
+    for layout in hard_layouts():
+        rate = mean_false_pass(layout, draw_dice, 400, 1, bounds=UNIT)[0]
+        report("false PASS on skewed Dice", layout, rate, 0.07)
+        assert 0.07 < rate < 0.16, "docs/statistics.md quotes about 11 %"
 
 
 def check_normal(repeats):

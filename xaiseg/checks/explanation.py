@@ -25,7 +25,7 @@ from xaiseg.errors import SubjectError, UsageError
 from xaiseg.explainers.base import Attribution, Budget, Explainer, Session, explain, get_explainer
 from xaiseg.explainers.replacement import DESCRIPTION, Replacement
 from xaiseg.explainers.targets import NO_FOREGROUND, Region, predicted_region
-from xaiseg.faithfulness.baselines import baseline_maps
+from xaiseg.faithfulness.baselines import RIVALS, baseline_maps
 from xaiseg.faithfulness.deletion import VARIANTS, Deletion, Variant, deletions
 from xaiseg.faithfulness.localisation import locate
 from xaiseg.faithfulness.randomisation import randomised, similarity, similarity_in_rings
@@ -176,6 +176,12 @@ class Params:
 )
 class Explanation:
     """Rows: one a method and one a baseline for each case; the key column ``target`` names the method."""
+
+    def forwards(self, params: Params) -> int:
+        """About how many forwards a case takes, for the plan; integrated gradients may need up to 64 instead of 32."""
+        cost = {"hirescam": 1, "integrated-gradients": 32, "occlusion": params.grid**2}
+        maps = sum(cost.get(method, 1) for method in params.methods) * (1 + params.randomisations)
+        return maps + 2 * params.steps * (len(params.methods) + RIVALS)
 
     def measure(self, context: Context, case: Case) -> Iterator[Row]:
         """Explains the largest predicted foreground class, and tests the maps."""

@@ -98,6 +98,10 @@ def _levels(factor: str, given: Any) -> tuple[float, float]:
 class RobustnessDegradation:
     """One row a case, factor and level; ``level`` is the number, ``severity`` its rung."""
 
+    def forwards(self, params: Params) -> int:
+        """Forwards a case, for the plan."""
+        return len(params.factors) * len(SEVERITIES)
+
     def measure(self, context: Context, case: Case) -> Iterable[Row]:
         """Degrades the image once a level and predicts all copies in one call."""
         from xaiseg.data.degradation import degrade

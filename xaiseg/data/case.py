@@ -43,7 +43,7 @@ class Case:
         image: (C, H, W) float32 in the subject's declared range.
         reference: (H, W) uint8 class indices; 255 = ignore; None when there is no annotation.
         reader2: (H, W) uint8 class indices of a second reader, or None.
-        boxes: (N, 5) float32 xyxy pixels and class index for detection data, or None.
+        boxes: (N, 5) float32 xyxy pixels and class index (255 = a region to ignore), for detection data, or None.
     """
 
     ref: CaseRef

@@ -57,7 +57,7 @@ def _read_picture(path: Path, max_pixels: int, index_colours: bool) -> np.ndarra
             # Pillow warns of large images; our own limit comes first and is an error.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as held:
-                _refuse_large(path, held.height, held.width, max_pixels)
+                refuse_large(path, held.height, held.width, max_pixels)
                 picture = ImageOps.exif_transpose(held)
                 return _from_pillow(path, picture, index_colours)
     except Image.DecompressionBombError as error:
@@ -70,7 +70,12 @@ def _short(error: Exception, path: Path) -> str:
     return str(error).replace(repr(str(path)), "it").splitlines()[0] if str(error) else type(error).__name__
 
 
-def _refuse_large(path: Path, height: int, width: int, max_pixels: int) -> None:
+def refuse_large(path: Path, height: int, width: int, max_pixels: int) -> None:
+    """Stops before an image is decoded.
+
+    Raises:
+        DataError: it has more pixels than ``max_pixels``, or none.
+    """
     if height * width > max_pixels:
         raise DataError(
             "the image is too large", where=path, got=f"{height} x {width} pixels", allowed=f"{max_pixels} pixels",
@@ -108,7 +113,7 @@ def _read_tiff(path: Path, max_pixels: int) -> np.ndarray | None:
                     "the TIFF is a stack", where=path, got=f"{len(pages)} pages", allowed="one picture a file"
                 )
             page = pages[0]
-            _refuse_large(path, int(page.imagelength), int(page.imagewidth), max_pixels)
+            refuse_large(path, int(page.imagelength), int(page.imagewidth), max_pixels)
             if page.photometric not in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB):
                 return None
             pixels = np.asarray(page.asarray())

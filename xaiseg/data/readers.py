@@ -11,6 +11,7 @@ from typing import Final
 from xaiseg.data.base import READERS, Reader, list_digest
 from xaiseg.data.case import Case, CaseRef, Dataset, ImageSpec
 from xaiseg.data.entry import DataEntry
+from xaiseg.data.sidecar import read_sidecars
 from xaiseg.errors import UsageError, did_you_mean
 
 #: Module of each built-in reader; it is imported when it is asked for, so that extras stay optional.
@@ -82,20 +83,32 @@ def load_case(entry: DataEntry, ref: CaseRef, spec: ImageSpec) -> Case:
 def entry_from_folder(path: Path) -> DataEntry:
     """The entry of ``--data NAME=DIR``: a folder as it stands.
 
-    A folder with annotations.json is COCO, any other needs images/. Clusters come from the column ``cluster``, else
-    ``group`` of meta.csv, else every image stands for itself.
+    A folder with annotations.json and no masks/ is COCO, one whose images/ holds NIfTI or DICOM files is read as such.
+    Clusters come from the column ``cluster``, else ``group``, of meta.csv (or of the images of a COCO file), else from
+    the volume or the patient of a header, else every image stands for itself.
 
     Raises:
-        UsageError: the folder is missing or holds neither.
+        UsageError: the folder is missing or has no images/, or a table cannot be read.
     """
     folder = Path(path).resolve()
     if not (folder / "images").is_dir():
         raise UsageError("this is no data folder", where=path, allowed="a folder with images/ and masks/")
+    meta = folder / "meta.csv"
+    columns = {column for row in read_sidecars([meta]).values() for column in row} if meta.is_file() else set()
+    reader = _kind(folder)
+    if reader == "coco":
+        from xaiseg.data.coco import image_columns, read_coco
+
+        columns |= image_columns(read_coco(folder / "annotations.json"))
+    cluster = next((column for column in ("cluster", "group") if column in columns), None)
+    return DataEntry(reader=reader, path=str(folder), cluster=cluster)
+
+
+def _kind(folder: Path) -> str:
     if (folder / "annotations.json").is_file() and not (folder / "masks").is_dir():
-        return DataEntry(reader="coco", path=str(folder))
-    cluster = None
-    if (folder / "meta.csv").is_file():
-        header = (folder / "meta.csv").read_text(encoding="utf-8-sig").partition("\n")[0]
-        columns = [column.strip().strip('"') for column in header.split(",")]
-        cluster = next((column for column in ("cluster", "group") if column in columns), None)
-    return DataEntry(path=str(folder), cluster=cluster)
+        return "coco"
+    names = [path.name.lower() for path in (folder / "images").iterdir()]
+    for reader, suffixes in (("nifti", (".nii", ".nii.gz")), ("dicom", (".dcm", ".dicom"))):
+        if any(name.endswith(suffixes) for name in names):
+            return reader
+    return "folder"

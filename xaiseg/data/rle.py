@@ -1,4 +1,4 @@
-"""Outlines of COCO files as masks: run lengths and polygons, pixel for pixel as the reference implementation draws them.
+"""Outlines of COCO files as masks: run lengths and polygons, drawn pixel for pixel as the reference does.
 
 Source: T.-Y. Lin and P. Dollár, COCO API, ``maskApi.c`` (2014).
 """
@@ -76,7 +76,7 @@ def polygon_to_mask(corners: Sequence[float], shape: tuple[int, int]) -> np.ndar
     if not (np.abs(points) <= 10 * max(shape)).all():  # NaN too
         raise ValueError("the corners of the polygon lie far outside the image")
     x, y = _boundary((_FINE * points.reshape(-1, 2) + 0.5).astype(np.int64))
-    # Where the boundary steps from one fine column to the next, at the middle of a pixel column, the fill toggles below.
+    # Where the boundary steps to the next fine column in the middle of a pixel column, the fill toggles below it.
     step = np.flatnonzero(np.diff(x))
     column = (np.minimum(x[step], x[step + 1]) + 0.5) / _FINE - 0.5
     row = (np.minimum(y[step], y[step + 1]) + 0.5) / _FINE - 0.5
@@ -88,7 +88,7 @@ def polygon_to_mask(corners: Sequence[float], shape: tuple[int, int]) -> np.ndar
 def _boundary(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """All points x, y of the closed polygon on the fine grid, in order; corners (n, 2) int64.
 
-    Both ends of an edge belong to it, and it is always walked from its lower end, so that two polygons share it exactly.
+    Both ends of an edge belong to it. It is drawn from its lower end, so that two polygons share it exactly.
     """
     start, end = corners, np.roll(corners, -1, axis=0)
     span = np.abs(end - start)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -165,7 +166,8 @@ def described(entry: DataEntry, id: str, row: Mapping[str, str], source: object)
     """
     cluster = row[entry.cluster] if entry.cluster else id
     if not cluster:
-        raise UsageError(f"the case '{id}' has no {entry.cluster}", where=source)
+        then = "Fill it in, or name another column under cluster:"
+        raise UsageError(f"the case '{id}' has no {entry.cluster}", where=source, then=then)
     return {
         "cluster": cluster,
         "strata": {factor: row[factor] for factor in entry.strata},
@@ -184,6 +186,6 @@ def _spacing(entry: DataEntry, id: str, row: Mapping[str, str], source: object) 
             raise UsageError(f"the spacing of '{id}' is no number", where=source, got=row[wanted]) from error
     else:
         pair = wanted if isinstance(wanted, tuple) else (wanted, wanted)
-    if min(pair) <= 0:
+    if not all(0 < side < math.inf for side in pair):  # NaN too
         raise UsageError(f"the spacing of '{id}' is not positive", where=source, got=pair)
     return float(pair[0]), float(pair[1])

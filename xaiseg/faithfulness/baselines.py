@@ -6,7 +6,12 @@ distance to it, the centre of the image and its edges stand beside it.
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
+
+#: How many maps :func:`baseline_maps` gives.
+RIVALS: Final = 5
 
 
 def baseline_maps(image: np.ndarray, mask: np.ndarray, generator: np.random.Generator) -> dict[str, np.ndarray]:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from xaiseg.reports.render import Rendered, render
+from xaiseg.reports.writing import Rendered, render
 
 __all__ = ["Rendered", "render"]

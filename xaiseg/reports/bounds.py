@@ -12,11 +12,13 @@ from xaiseg.judge import Finding
 from xaiseg.protocol import Requirement
 from xaiseg.reports import svg
 from xaiseg.reports.forest import ForestRow
+from xaiseg.reports.marks import mark_shape
+from xaiseg.reports.numbers import both_text, bound_text
 from xaiseg.reports.palette import LOOKS
-from xaiseg.reports.words import bound_text, both_text, capital, listed, short_label
+from xaiseg.reports.words import capital, listed, short_label
 
 _SIZE: Final = (128, 20)
-_LABEL: Final = 236
+_LABEL: Final = 262
 
 
 def interval_mark(finding: Finding, estimate: Estimate | None) -> Markup:
@@ -53,7 +55,7 @@ def threshold_plot(findings: Sequence[Finding], estimates: Mapping[str, Estimate
     rows = [_row(finding, estimates.get(finding.estimate_id or "")) for finding in findings]
     if not any(row.value is not None for row in rows):
         return None
-    axis = svg.Axis(-100, 100, _LABEL + 10, 670)
+    axis = svg.Axis(-100, 100, _LABEL + 22, 656)
     height = 10 + 22.0 * len(rows)
     parts = [svg.shade(axis.start, axis(0), 4, height - 4), svg.line(axis(0), 2, axis(0), height, width=1.4)]
     for index, row in enumerate(rows):
@@ -66,9 +68,11 @@ def threshold_plot(findings: Sequence[Finding], estimates: Mapping[str, Estimate
         if row.lower is not None and row.upper is not None:
             parts.append(svg.bar(axis, y, row.lower, row.upper, colour=row.colour))
         if row.look is not None:
-            parts.append(svg.mark_shape(row.look, axis(row.value), y, 12))
+            parts.append(mark_shape(row.look, axis(row.value), y, 12))
     ticks = [(-100.0, "−100 %"), (-50.0, "−50 %"), (0.0, "bound"), (50.0, "50 %"), (100.0, "ideal")]
-    parts.append(svg.ruler(axis, height + 3, ticks, "distance to the bound, as a share of the room between bound and ideal"))
+    parts.append(
+        svg.ruler(axis, height + 3, ticks, "distance to the bound, as a share of the room between bound and ideal")
+    )
     words = [f"{row.label}: {LOOKS[f.verdict].word}" for row, f in zip(rows, findings, strict=True)]
     return svg.svg(680, height + 44, f"All {len(rows)} requirements: {listed(words, most=40)}.", parts)
 
@@ -89,7 +93,7 @@ def _row(finding: Finding, estimate: Estimate | None) -> ForestRow:
 
 
 def _distance(requirement: Requirement, value: float | None) -> float | None:
-    """Per cent of the room between bound and ideal; a bound without room (at most 0) is met at 100 or missed at -100."""
+    """Per cent of the room between bound and ideal; a bound without room (at most 0) gives 100 or -100."""
     if value is None:
         return None
     bound = requirement.bound

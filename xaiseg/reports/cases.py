@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from xaiseg.checks.base import Tables
+from xaiseg.reports.numbers import number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,9 +67,16 @@ def safe_cell(value: Any) -> str:
 
 def words_of(rows: pd.DataFrame, strata: Sequence[str]) -> Mapping[str, tuple[str, str]]:
     """Case -> (facts in one line, what went wrong), for the galleries."""
-    from xaiseg.reports.gallery import case_words
+    told = {}
+    for row in rows.to_dict("records"):
+        facts = _case_words({str(name): value for name, value in row.items()}, strata, row["score"], "Dice")
+        told[str(row["case"])] = (facts, "nothing went wrong" if row["what"] == "nothing" else str(row["what"]))
+    return told
 
-    return {
-        str(row["case"]): (case_words(row, strata, row["score"], "Dice"), str(row["what"]))
-        for row in rows.to_dict("records")
-    }
+
+def _case_words(case: Mapping[str, Any], strata: Sequence[str], score: float | None, score_name: str) -> str:
+    """The facts of a case in one line, as in "p012 · device B · Dice 0.31"."""
+    parts = [str(case.get("cluster", ""))] + [f"{name} {case[name]}" for name in strata if case.get(name)]
+    if score is not None and math.isfinite(score):
+        parts.append(f"{score_name} {number(score, 2)}")
+    return " · ".join(part for part in parts if part)

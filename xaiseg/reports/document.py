@@ -34,7 +34,9 @@ def audit_document(
         errors: failed images and crashed checks.
     """
     environment = dict(plan["environment"])
-    run = {name: plan.get(name) for name in ("key", "created", "command", "seed", "limit", "batch", "threads", "device")}
+    run = {
+        name: plan.get(name) for name in ("key", "created", "command", "seed", "limit", "batch", "threads", "device")
+    }
     document = {
         "schema": SCHEMA,
         "tool": {"name": "xaiseg", "version": environment.get("xaiseg")},

@@ -17,8 +17,9 @@ from markupsafe import Markup
 from xaiseg.estimate import Estimate
 from xaiseg.judge import Finding, Verdict
 from xaiseg.protocol import Requirement
+from xaiseg.reports.numbers import both_text
 from xaiseg.reports.palette import LOOKS
-from xaiseg.reports.words import both_text, capital, label, listed, metric_name
+from xaiseg.reports.words import capital, label, listed, metric_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -196,7 +197,7 @@ def absence(view: View) -> str:
 
 
 def missing_note(view: View, metrics: Sequence[str]) -> str:
-    """ "Not measured: X (why)." for quantities that could not be formed; "" without any."""
+    """Which quantities could not be formed and why, as one sentence; "" without any."""
     absent = [item for item in view.own() if item.missing and item.metric in metrics]
     parts = [f"{metric_name(item.metric)} ({item.reason})" for item in absent]
     return f" Not measured: {'; '.join(parts)}." if parts else ""

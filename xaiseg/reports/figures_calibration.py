@@ -9,7 +9,7 @@ import numpy as np
 
 from xaiseg.reports import svg
 from xaiseg.reports.figures import Plot, Story, View, absence, figure
-from xaiseg.reports.words import both_text, number
+from xaiseg.reports.numbers import both_text, large, number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +71,7 @@ def _pooled(rows: pd.DataFrame, prefix: str) -> np.ndarray | None:
 def _diagram(left: float, sums: np.ndarray, where: str) -> tuple[list[str], str]:
     count, sum_p, sum_y = sums
     x, y = svg.Axis(0, 1, left, left + _SIDE), svg.Axis(0, 1, 24 + _SIDE, 24)
-    parts = [svg.text(left, 13, where, bold=True)]
+    parts = [svg.text(left, 13, f"share that is right, {where}", bold=True)]
     for tick in (0, 0.5, 1):
         parts.append(svg.line(left, y(tick), left + _SIDE, y(tick), colour="line", width=0.8))
         parts.append(svg.text(left - 6, y(tick) + 4, f"{tick:g}", size=11, anchor="end"))
@@ -84,11 +84,11 @@ def _diagram(left: float, sums: np.ndarray, where: str) -> tuple[list[str], str]
         parts.append(svg.circle(x(p), y(r), 3.4, colour="accent"))
     parts += _columns(x, count, 24 + _SIDE + 8)
     parts.append(svg.ruler(x, 24 + _SIDE + 56, [(t, f"{t:g}") for t in (0, 0.5, 1)], "confidence of the model"))
-    if left < 100:
-        parts.append(svg.text(left + 6, 36, "share that is right", size=11, colour="muted"))
     worst = int(np.argmax(np.abs(confidence - rate)))
     error = float(np.abs(sum_p - sum_y).sum() / count.sum())
-    alt = f"Reliability {where}: pooled error {number(error, 3)} over {count.sum():.3g} pixels; the widest gap is at "
+    alt = (
+        f"Reliability {where}: pooled error {number(error, 3)} over {large(count.sum())} pixels; the widest gap is at "
+    )
     alt += f"confidence {confidence[worst]:.2f}, where {100 * rate[worst]:.0f} % are right."
     return parts, alt
 
@@ -101,5 +101,5 @@ def _columns(x: svg.Axis, count: np.ndarray, top: float) -> list[str]:
     for index, value in enumerate(count):
         tall = height * math.log10(max(value, 1.0)) / most
         parts.append(svg.rect(x.start + index * width + 0.5, top + height - tall, width - 1, tall, colour="line"))
-    parts.append(svg.text(x.stop, top + 10, f"{count.sum():.2g} pixels", size=11, anchor="end", colour="muted"))
+    parts.append(svg.text(x.stop, top - 14, f"{large(count.sum())} pixels", size=11, anchor="end", colour="muted"))
     return parts

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from xaiseg.reports import svg
+from xaiseg.reports.facts import cluster_word
 from xaiseg.reports.figures import Plot, Story, Table, View, absence, figure
-from xaiseg.reports.words import both_text, capital, cluster_word, listed, metric_name, plural, value_text
+from xaiseg.reports.numbers import both_text, value_text
+from xaiseg.reports.words import capital, listed, metric_name, plural
 
 
 @figure("data.integrity")
@@ -19,7 +21,11 @@ def integrity(view: View) -> Story:
     share = f"; {both_text(failed)} of images failed" if failed is not None else ""
     answer = (f"found {said}" if bad else "no duplicates, leaks or unexpected labels were found") + share + "."
     rows = tuple(
-        (capital(metric_name(i.metric)), "not measured" if i.missing else value_text(i), i.reason if i.missing else i.note)
+        (
+            capital(metric_name(i.metric)),
+            "not measured" if i.missing else value_text(i),
+            i.reason if i.missing else i.note,
+        )
         for i in counts
     )
     table = Table("What was looked for", ("count", "found", "remark"), rows)
@@ -40,7 +46,9 @@ def _flow(view: View) -> Plot:
         x = index * 236.0
         parts.append(svg.rect(x, 4, 184, 48, colour="soft", radius=5))
         parts.append(svg.text(x + 92, 26, count, size=17, anchor="middle", bold=True))
-        parts.append(svg.text(x + 92, 43, svg.fitted(words, 180, size=11.5), size=11.5, anchor="middle", colour="muted"))
+        parts.append(
+            svg.text(x + 92, 43, svg.fitted(words, 180, size=11.5), size=11.5, anchor="middle", colour="muted")
+        )
         if index < 2:
             parts.append(svg.line(x + 188, 28, x + 228, 28, width=1.4))
             parts.append(svg.path([(x + 223, 24), (x + 229, 28), (x + 223, 32)]))
@@ -59,7 +67,10 @@ def provenance(view: View) -> Story:
     items = rows[["item", "value"]].drop_duplicates("item")
     known = int(items["value"].notna().sum())
     note = "" if known == len(items) else f"; {share.note}"
-    held = tuple((str(item), str(value) if value else "unknown") for item, value in items.itertuples(index=False))
+    held = tuple(
+        (str(item), str(value) if isinstance(value, str) else "unknown")
+        for item, value in items.itertuples(index=False)
+    )
     answer = f"{known} of {plural(len(items), 'item')} that one needs are known{note}."
     settled = view.settled("provenance_complete")
     answer = view.lead(answer) if settled is not None or view.findings else answer

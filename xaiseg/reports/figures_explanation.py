@@ -6,7 +6,8 @@ from xaiseg.estimate import Estimate
 from xaiseg.judge import Verdict
 from xaiseg.reports.figures import Plot, Story, Table, View, absence, figure
 from xaiseg.reports.forest import ForestRow, forest
-from xaiseg.reports.words import bound_text, both_text, listed, number, value_text
+from xaiseg.reports.numbers import both_text, bound_text, number, value_text
+from xaiseg.reports.words import listed
 
 VARIANTS = (("excess_context_deletion", "context only"), ("excess_object_deletion", "all pixels"))
 
@@ -24,7 +25,9 @@ def explanation(view: View) -> Story:
 
 
 def _answer(view: View, methods: list[str]) -> str:
-    better, worse, even = [], [], []
+    better: list[str] = []
+    worse: list[str] = []
+    even: list[str] = []
     for name in methods:
         item = view.get("excess_context_deletion", target=name)
         if item is None or item.interval is None or item.interval.lower is None or item.interval.upper is None:
@@ -36,13 +39,16 @@ def _answer(view: View, methods: list[str]) -> str:
     n = max((i.n for i in view.own() if i.target in methods), default=0)
     parts = []
     if better:
-        parts.append(f"{listed(better)} find the context better than the best picture that needs no model")
+        parts.append(f"{listed(better)} {'finds' if len(better) == 1 else 'find'} the context better")
     if worse:
-        parts.append(f"{listed(worse)} {'is' if len(worse) == 1 else 'are'} worse than such a picture")
+        parts.append(
+            f"{listed(worse)} {'finds' if len(worse) == 1 else 'find'} it worse"
+            if better
+            else f"{listed(worse)} {'finds' if len(worse) == 1 else 'find'} the context worse"
+        )
     if even:
-        parts.append(f"for {listed(even)} no difference to such a picture is shown")
-    text = "; ".join(parts).replace("find the", "finds the" if len(better) == 1 else "find the")
-    return f"{text} ({n} images)."
+        parts.append(f"for {listed(even)} no difference is shown")
+    return f"against the best picture that needs no model, {'; '.join(parts)} ({n} images)."
 
 
 def _excess(view: View, methods: list[str]) -> Plot:
@@ -71,7 +77,8 @@ def _sanity(view: View, methods: list[str]) -> Plot:
         rows += [ForestRow.of(item, label_text=item.target) for item in _items(view, metric, methods)]
     requirement = view.requirement("randomisation_similarity")
     bound = f", bound {bound_text(requirement, 'mean')}" if requirement else ""
-    alt = f"Similarity to the map under random weights: {listed([f'{r.label} {r.right}' for r in rows if not r.heading])}."
+    shown = [f"{row.label} {row.right}" for row in rows if not row.heading]
+    alt = f"Similarity to the map under random weights: {listed(shown)}."
     how = "1 = the map is the same whether the network has learnt anything or not; near 0 = it depends on the weights. "
     how += "The outlined region is frozen, so that only the map can change."
     title = f"rank correlation with the map of the same network with random weights{bound}"
@@ -92,11 +99,12 @@ def _baselines(view: View, methods: list[str]) -> tuple[Table, ...]:
         context, whole = (view.get(f"deletion_{variant}", target=name) for variant in ("context", "object"))
         if context is not None or whole is not None:
             words = name.replace("baseline:", "no model: ").replace("-", " ") if ":" in name else name
-            rows.append((-(context.value or 0.0) if context else 0.0, words, *_cells(context, whole)))
-    caption = "Area over the deletion curve: how much the region's probability falls while pixels are hidden"
-    ordered = tuple(row[1:] for row in sorted(rows))
+            rows.append((-(context.value or 0.0) if context else 0.0, (words, *_cells(context, whole))))
+    caption = "Area over the deletion curve, with 90 % intervals: how much the region's probability falls while pixels "
+    caption += "are hidden"
+    ordered = tuple(cells for _, cells in sorted(rows))
     return (Table(caption, ("map", "context only", "all pixels"), ordered),) if ordered else ()
 
 
 def _cells(*items: Estimate | None) -> tuple[str, ...]:
-    return tuple(both_text(item) if item is not None else number(None, 2) for item in items)
+    return tuple(both_text(item, level=False) if item is not None else number(None, 2) for item in items)

@@ -9,8 +9,10 @@ import numpy as np
 
 from xaiseg.judge import Verdict
 from xaiseg.reports import svg
+from xaiseg.reports.facts import cluster_words
 from xaiseg.reports.figures import Plot, Story, View, absence, colour_of, figure, missing_note
-from xaiseg.reports.words import bound_text, both_text, cluster_words, number, plural
+from xaiseg.reports.numbers import both_text, bound_text, number
+from xaiseg.reports.words import plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +35,7 @@ def performance(view: View) -> Story:
     missed = view.get("missed_lesions")
     if missed is not None:
         answer += f", and {both_text(missed)} of lesions are missed"
-    absent = missing_note(view, ("false_component_images", "dice_minus_readers", "nsd_mm"))
+    absent = missing_note(view, ("false_component_images", "dice_minus_readers"))
     plots = [_strip(view, values, failed)]
     lesions = rows[(rows["object"] != "") & rows["area"].notna()]
     if len(lesions) > 1:
@@ -95,7 +97,7 @@ def _cumulative(axis: svg.Axis, values: np.ndarray, top: float, base: float) -> 
     up = svg.Axis(0.0, 1.0, base, top + 12)
     parts = [svg.line(axis.start, up(t), axis.stop, up(t), colour="line", width=0.8) for t in (0.5, 1.0)]
     parts += [svg.text(axis.start - 6, up(t) + 4, f"{100 * t:.0f} %", size=11, anchor="end") for t in (0, 0.5, 1.0)]
-    marks = np.unique(np.linspace(0, len(values) - 1, min(len(values), 200)).astype(int)) if len(values) else []
+    marks = np.unique(np.linspace(0, len(values) - 1, min(len(values), 200)).astype(int))
     points = [(axis(0.0), up(0.0))] + [(axis(values[i]), up((i + 1) / len(values))) for i in marks]
     parts.append(svg.path([*points, (axis(1.0), up(1.0))]))
     parts.append(svg.text(axis.start + 6, up(1.0) + 15, "share of images at or below", size=11, colour="muted"))

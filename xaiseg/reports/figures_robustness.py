@@ -11,7 +11,8 @@ from xaiseg.protocol import Requirement
 from xaiseg.reports import svg
 from xaiseg.reports.figures import Plot, Story, View, absence, figure
 from xaiseg.reports.forest import WIDTH
-from xaiseg.reports.words import FACTORS, both_text, capital, factor_level, listed, number
+from xaiseg.reports.numbers import both_text, number
+from xaiseg.reports.words import FACTORS, capital, factor_level, listed
 
 LEVELS: Final = ("mild", "strong")
 UNITS: Final[Mapping[str, str]] = {"blur_px": " px", "noise_sd": "", "gain": "×", "jpeg_quality": "", "downscale": "×"}
@@ -49,9 +50,15 @@ def _panels(view: View, factors: Sequence[str], drops: Mapping[tuple[str, str], 
         levels = [drops.get((factor, level)) for level in LEVELS]
         parts += _panel(box, up, factor, levels, view.params, requirement, first=column == 0)
     height = 22 + 190 * ((len(factors) - 1) // _ACROSS + 1) - 6
-    alt = "Loss of Dice by degradation: " + listed([f"{factor_level(*key)} {both_text(i)}" for key, i in drops.items()], most=10)
-    how = "One panel is one degradation, from the image as it is to its mild and strong level; 0 = nothing is lost. Bars "
-    how += "are 90 % intervals of the loss within one image." + (" The shaded side is beyond the bound." if requirement else "")
+    alt = "Loss of Dice by degradation: " + listed(
+        [f"{factor_level(*key)} {both_text(i)}" for key, i in drops.items()], most=10
+    )
+    how = (
+        "One panel is one degradation, from the image as it is to its mild and strong level; 0 = nothing is lost. Bars "
+    )
+    how += "are 90 % intervals of the loss within one image." + (
+        " The shaded side is beyond the bound." if requirement else ""
+    )
     return Plot(svg.svg(WIDTH, height, alt + ".", parts), _claim(view), how)
 
 
@@ -85,17 +92,23 @@ def _panel(
         reach = places[rungs[1]] + width * 0.19 - left if rungs[1] == 1 else width
         parts += [svg.rect(left, top, reach, bound - top, colour="shade"), svg.line(left, bound, left + reach, bound)]
     for tick in up.ticks(4):
-        parts.append(svg.line(left, up(tick), left + width, up(tick), colour="muted" if tick == 0 else "line", width=0.8))
+        parts.append(
+            svg.line(left, up(tick), left + width, up(tick), colour="muted" if tick == 0 else "line", width=0.8)
+        )
         if first:
             parts.append(svg.text(left - 6, up(tick) + 4, number(tick, 2), size=11, anchor="end"))
     known = [(places[0], up(0.0))]
-    known += [(x, up(i.value)) for x, i in zip(places[1:], levels, strict=True) if i is not None and i.value is not None]
+    known += [
+        (x, up(i.value)) for x, i in zip(places[1:], levels, strict=True) if i is not None and i.value is not None
+    ]
     parts.append(svg.path(known, colour="accent"))
     parts.append(svg.circle(*known[0], 3.2, colour="accent"))
     for x, item in zip(places[1:], levels, strict=True):
         parts += _rung(x, up, item)
     steps = ["as is", *(f"{value:g}{UNITS.get(factor, '')}" for value in params["factors"][factor])]
-    return parts + [svg.text(x, top + 147, words, size=11, anchor="middle") for x, words in zip(places, steps, strict=True)]
+    return parts + [
+        svg.text(x, top + 147, words, size=11, anchor="middle") for x, words in zip(places, steps, strict=True)
+    ]
 
 
 def _rung(x: float, up: svg.Axis, item: Estimate | None) -> list[str]:
@@ -104,5 +117,9 @@ def _rung(x: float, up: svg.Axis, item: Estimate | None) -> list[str]:
     held = item.interval
     parts = []
     if held is not None and held.lower is not None and held.upper is not None:
-        parts.append(svg.rect(x - 2.5, up(held.upper), 5, up(held.lower) - up(held.upper), colour="accent", opacity=0.42, radius=2.5))
+        parts.append(
+            svg.rect(
+                x - 2.5, up(held.upper), 5, up(held.lower) - up(held.upper), colour="accent", opacity=0.42, radius=2.5
+            )
+        )
     return [*parts, svg.circle(x, up(item.value), 3.4, colour="accent")]

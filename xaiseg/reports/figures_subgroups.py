@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from markupsafe import Markup
+
 from xaiseg.estimate import Estimate
 from xaiseg.reports import svg
+from xaiseg.reports.facts import cluster_word
 from xaiseg.reports.figures import Plot, Story, View, absence, figure
 from xaiseg.reports.forest import ForestRow, forest
-from xaiseg.reports.words import bound_text, capital, cluster_word, listed, metric_name, number, plural, short_reason
+from xaiseg.reports.numbers import bound_text, number
+from xaiseg.reports.words import capital, listed, metric_name, plural, short_reason, uncapital
 
 SOURCE = "performance.segmentation"
 
@@ -25,7 +29,7 @@ def subgroups(view: View) -> Story:
 
 
 def _answer(view: View) -> str:
-    said = [short_reason(f, view.estimates.get(f.estimate_id or "")) for f in view.findings]
+    said = [uncapital(short_reason(f, view.estimates.get(f.estimate_id or ""))) for f in view.findings]
     gaps = [item for item in view.own() if item.metric == "dice_gap" and item.value is not None]
     for item in sorted(gaps, key=lambda gap: -(gap.value or 0.0))[:1]:
         said.append(f"the widest gap of mean Dice is {number(item.value, 3)}: {item.note}")
@@ -48,7 +52,10 @@ def _groups(view: View, strata: Sequence[Estimate], metric: str) -> Plot:
     title += f" by group, bound {bound_text(requirement, chosen[0].kind)}" if requirement else " by group"
     known = [(item.value or 0.0, item.stratum) for item in chosen]
     scale = 100 if percent else 1
-    ends = [f"{name.replace('=', ' ')} ({number(scale * value, 1 if percent else 2)})" for value, name in (min(known), max(known))]
+    ends = [
+        f"{name.replace('=', ' ')} ({number(scale * value, 1 if percent else 2)})"
+        for value, name in (min(known), max(known))
+    ]
     alt = f"{capital(metric_name(metric))} in {len(chosen)} groups, from {ends[0]} to {ends[1]}."
     how = "One line is one group with its 90 % interval; a hollow dot has too few clusters for an interval. The shaded "
     how += "side is the bad side of the bound." if requirement else "axis starts where the data do."
@@ -68,8 +75,10 @@ def coverage(view: View) -> Story:
     few = [f"{item.factor} {item.level}" for item in counts if (item.value or 0) < thin]
     factors = list(dict.fromkeys(item.factor for item in counts))
     answer = f"{plural(len(counts), 'group')} of {listed([f.replace('_', ' ') for f in factors])}; "
-    answer += f"{listed(few)} {'has' if len(few) == 1 else 'have'} fewer than {thin} clusters, too few for a verdict." if few else (
-        f"each has at least {thin} clusters."
+    answer += (
+        f"{listed(few)} {'has' if len(few) == 1 else 'have'} fewer than {thin} clusters, too few for a verdict."
+        if few
+        else (f"each has at least {thin} clusters.")
     )
     test = view.plan["data"]["test"]
     head = f"{plural(test['n_cases'], 'image')} of {test['n_clusters']} {cluster_word(view.plan)}: {answer}"
@@ -78,7 +87,7 @@ def coverage(view: View) -> Story:
     return Story(head, (Plot(picture, "", how),))
 
 
-def _bars(view: View, counts: Sequence[Estimate], images: dict[tuple[str, str], int], thin: int) -> svg.Markup:
+def _bars(view: View, counts: Sequence[Estimate], images: dict[tuple[str, str], int], thin: int) -> Markup:
     most = max((item.value or 0.0) for item in counts)
     axis = svg.Axis(0.0, most, 160, 500)
     parts, y, factor = [], 14.0, ""
@@ -91,7 +100,10 @@ def _bars(view: View, counts: Sequence[Estimate], images: dict[tuple[str, str], 
         width = max(axis(value) - 160, 1)
         parts.append(svg.rect(160, y - 6, width, 12, colour="open" if value < thin else "accent", opacity=0.75))
         if value < thin:
-            parts += [svg.line(160 + x, y + 6, 160 + min(x + 6, width), y - 6, colour="paper") for x in range(0, int(width), 5)]
+            parts += [
+                svg.line(160 + x, y + 6, 160 + min(x + 6, width), y - 6, colour="paper")
+                for x in range(0, int(width), 5)
+            ]
         words = f"{value} {cluster_word(view.plan)}, {plural(images.get((item.factor, item.level), 0), 'image')}"
         parts.append(svg.text(166 + width, y + 4, words + (" (thin)" if value < thin else ""), size=11, colour="muted"))
         y += 19

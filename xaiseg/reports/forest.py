@@ -11,8 +11,10 @@ from markupsafe import Markup
 from xaiseg.estimate import Estimate
 from xaiseg.protocol import Requirement
 from xaiseg.reports import svg
+from xaiseg.reports.marks import mark_shape
+from xaiseg.reports.numbers import decimals, number, range_text, value_text
 from xaiseg.reports.palette import Look
-from xaiseg.reports.words import decimals, label, number, range_text, value_text
+from xaiseg.reports.words import label
 
 WIDTH: Final = 680
 _ROW: Final = 22
@@ -51,7 +53,7 @@ class ForestRow:
         shown = range_text(item, item.interval)
         words = f"{value_text(item)} ({shown})" if shown else value_text(item)
         if not shown and item.reason:
-            words = "too few clusters" if "cluster" in item.reason else "no interval"
+            words = "too few clusters" if "needed" in item.reason else "no interval"
         return cls(label_text or label(item), value, lower, upper, words, colour, look)
 
 
@@ -117,12 +119,14 @@ def _draw(row: ForestRow, axis: svg.Axis, y: float) -> list[str]:
         if row.lower is not None or row.upper is not None:
             parts.append(svg.bar(axis, y, row.lower, row.upper, colour=row.colour))
         if row.look is not None:
-            parts.append(svg.mark_shape(row.look, axis(row.value), y, 11))
+            parts.append(mark_shape(row.look, axis(row.value), y, 11))
         else:
             hollow = row.lower is None and row.upper is None
             parts.append(svg.circle(axis(row.value), y, 3.8, colour=row.colour, hollow=hollow))
     if row.right:
-        parts.append(svg.text(WIDTH - _RIGHT, y + 4, svg.fitted(row.right, _RIGHT, size=11.5), size=11.5, colour="muted"))
+        parts.append(
+            svg.text(WIDTH - _RIGHT, y + 4, svg.fitted(row.right, _RIGHT, size=11.5), size=11.5, colour="muted")
+        )
     return parts
 
 

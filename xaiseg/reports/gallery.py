@@ -7,25 +7,26 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from markupsafe import Markup, escape
 
 from xaiseg.reports import svg
-from xaiseg.reports.words import number
+from xaiseg.reports.numbers import number
 
 if TYPE_CHECKING:
     from xaiseg.run import EvidenceItem
 
-LONG_SIDE: Final = 448
-SHOWN: Final = 4
-SHOWN_MAPS: Final = 3
+_LONG_SIDE: Final = 448
+_SHOWN: Final = 4
+_SHOWN_MAPS: Final = 3
 #: All pictures together, so that the page stays well below 8 MB.
-BUDGET_BYTES: Final = 4_500_000
+_BUDGET_BYTES: Final = 4_500_000
 #: Outlines stand on pictures of any brightness, so each has a dark halo.
-REFERENCE: Final = "#ffd34d"
-PREDICTION: Final = "#56c2ff"
+_REFERENCE: Final = "#ffd34d"
+_PREDICTION: Final = "#56c2ff"
 #: Diverging, safe for colour-blind readers, grey in the middle: what lowers the score, nothing, what raises it.
 _STOPS: Final = ((33, 84, 160), (122, 164, 214), (221, 221, 221), (233, 158, 88), (166, 73, 10))
 
@@ -72,6 +73,11 @@ class Gallery:
     random: tuple[CasePage, ...]
     scales: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def rows(self) -> tuple[tuple[CasePage | None, CasePage | None], ...]:
+        """A worst case beside a random one, row by row."""
+        return tuple(zip_longest(self.worst, self.random))
+
 
 def galleries(
     items: Sequence[EvidenceItem],
@@ -95,15 +101,19 @@ def galleries(
     for kind in kinds or ["worst:"]:
         check = kind.removeprefix("worst:")
         maps = limits if limits and not check.startswith("performance.") else {}
-        shown = SHOWN_MAPS if maps else SHOWN
+        shown = _SHOWN_MAPS if maps else _SHOWN
         worst = sorted((i for i in items if kind in i.kind), key=lambda i: (i.scores.get(check, math.inf), i.case))
         drawn = sorted((i for i in items if "random" in i.kind), key=lambda i: (bool(maps) and not _has_map(i), i.draw))
         name = scores.get(check, check)
         why = f"Chosen by the lowest {name}" if name else "No check ranks the cases"
         why += f", beside cases drawn at random (seed {seed}), so that the worst can be judged against the usual."
-        pages = [tuple(_page(i, words.get(i.case, ("", "")), maps, side) for i in chosen[:shown]) for chosen in (worst, drawn)]
+        pages = [
+            tuple(_page(i, words.get(i.case, ("", "")), maps, side) for i in chosen[:shown])
+            for chosen in (worst, drawn)
+        ]
         if any(pages):
-            found.append(Gallery(f"Worst by {name}" if name else "Cases", why, *pages, scales if maps else ()))
+            title = f"Worst by {name}" if name else "Cases"
+            found.append(Gallery(title, why, pages[0], pages[1], scales if maps else ()))
     return tuple(found)
 
 
@@ -134,7 +144,7 @@ def colours(values: np.ndarray, limit: float) -> np.ndarray:
     return np.stack(channels, axis=-1).round().astype(np.uint8)
 
 
-def data_uri(pixels: np.ndarray, *, long_side: int = LONG_SIDE, quality: int = 82) -> str:
+def data_uri(pixels: np.ndarray, *, long_side: int = _LONG_SIDE, quality: int = 82) -> str:
     """Pixels as a JPEG data URI, re-encoded so that nothing but pixels comes along.
 
     Args:
@@ -152,21 +162,21 @@ def data_uri(pixels: np.ndarray, *, long_side: int = LONG_SIDE, quality: int = 8
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def legend(scales: Sequence[tuple[str, str]]) -> Markup:
-    """Outlines and colour bar in one line, with what full colour means for each map."""
-    parts = [
-        _outline([(4, 9), (34, 9)], REFERENCE, "5 3", 2.0),
-        svg.text(40, 13, "reference"),
-        _outline([(110, 9), (140, 9)], PREDICTION, "", 2.0),
-        svg.text(146, 13, "prediction"),
-    ]
-    if scales:
+def legend(*, maps: bool) -> Markup:
+    """How the outlines look, and with maps the colour bar."""
+    parts = []
+    for x, colour, dash, name in ((0, _REFERENCE, "5 3", "reference"), (120, _PREDICTION, "", "prediction")):
+        parts.append(f'<rect x="{x}" y="1" width="44" height="16" rx="2" fill="#343b43"/>')
+        parts.append(_outline([(x + 5, 9), (x + 39, 9)], colour, dash, 2.0))
+        parts.append(svg.text(x + 50, 13.5, name))
+    if maps:
         for index in range(48):
             r, g, b = colours(np.array([[index / 23.5 - 1]]), 1.0)[0, 0]
-            parts.append(f'<rect x="{232 + 2.5 * index:.1f}" y="4" width="2.7" height="10" fill="#{r:02x}{g:02x}{b:02x}"/>')
-        ends = ", ".join(f"{name} {scale}" for name, scale in scales)
-        parts.append(svg.text(360, 13, svg.fitted(f"lowers to raises the score; full colour: {ends}", 320, size=11), size=11))
-    return svg.svg(680, 18, "Legend: dashed reference, solid prediction, maps from blue (lowers) to orange (raises).", parts)
+            place = f'x="{340 + 2.5 * index:.1f}" y="3" width="2.7" height="12"'
+            parts.append(f'<rect {place} fill="#{r:02x}{g:02x}{b:02x}"/>')
+        parts += [svg.text(334, 13.5, "lowers the score", anchor="end"), svg.text(466, 13.5, "raises the score")]
+    alt = "Legend: dashed yellow is the reference, solid blue the prediction"
+    return svg.svg(680, 18, alt + ("; maps run from blue, lowers, to orange, raises." if maps else "."), parts)
 
 
 def _places(value: float) -> int:
@@ -175,14 +185,14 @@ def _places(value: float) -> int:
 
 def _affordable(items: Sequence[EvidenceItem]) -> int:
     """The long side at which all pictures fit the budget, from the pixels that they hold."""
-    for side in (LONG_SIDE, 320, 224):
+    for side in (_LONG_SIDE, 320, 224):
         total = 0.0
         for item in items:
             height, width = item.arrays["image"].shape[:2]
             scale = min(1.0, side / max(height, width))
             # Two copies of the image at up to 0.6 byte a pixel in base64 (noise at quality 82), and 3 kB a map.
             total += 2 * 0.6 * height * width * scale**2 + 3_000 * (len(item.arrays) - 3)
-        if total <= BUDGET_BYTES:
+        if total <= _BUDGET_BYTES:
             return side
     return 160
 
@@ -192,7 +202,7 @@ def _page(item: EvidenceItem, words: tuple[str, str], limits: Mapping[str, float
     height, width = arrays["image"].shape[:2]
     uri = data_uri(arrays["image"], long_side=side)
     reference, prediction = arrays.get("reference"), arrays.get("prediction")
-    outlines = [*_outlines(reference, REFERENCE, "5 3"), *_outlines(prediction, PREDICTION, "")]
+    outlines = [*_outlines(reference, _REFERENCE, "5 3"), *_outlines(prediction, _PREDICTION, "")]
     seen = _seen(reference, prediction)
     panels = [
         Panel("image", _framed(uri, (height, width), (), f"{item.case}: the image")),
@@ -222,7 +232,7 @@ def _framed(uri: str, shape: tuple[int, int], outlines: Sequence[str], alt: str)
     height, width = shape
     image = f'<image href="{uri}" x="0" y="0" width="{width}" height="{height}" preserveAspectRatio="none"/>'
     head = f'<svg viewBox="0 0 {width} {height}" role="img"><title>{escape(alt)}</title>'
-    return Markup(f"{head}{image}{''.join(outlines)}</svg>")  # noqa: S704 - the alt text is escaped, the rest is ours
+    return Markup(f"{head}{image}{''.join(outlines)}</svg>")
 
 
 def _outlines(mask: np.ndarray | None, colour: str, dash: str) -> list[str]:
@@ -257,11 +267,3 @@ def _smooth(values: np.ndarray, shape: tuple[int, int], side: int) -> np.ndarray
     size = (max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale)))
     picture = Image.fromarray(np.nan_to_num(values.astype(np.float32)))
     return np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
-
-
-def case_words(case: Mapping[str, Any], strata: Sequence[str], score: float | None, score_name: str) -> str:
-    """ "p012 · device B · Dice 0.31": the facts of a case in one line."""
-    parts = [str(case.get("cluster", ""))] + [f"{name} {case[name]}" for name in strata if case.get(name)]
-    if score is not None and math.isfinite(score):
-        parts.append(f"{score_name} {number(score, 2)}")
-    return " · ".join(part for part in parts if part)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from markupsafe import Markup
 
 from xaiseg.reports.palette import DARK, LIGHT
-from xaiseg.reports.words import capital
+from xaiseg.reports.words import capital, uncapital
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -37,10 +37,12 @@ def report_html(context: Mapping[str, Any], *, paper: Paper = "") -> str:
     footer += f"(sha256 {protocol['sha256'][:12]})"
     environment = _environment()
     fonts = font_faces(as_truetype=paper == "untagged")
-    css = environment.get_template("report.css.j2").render(light=LIGHT, dark=DARK, fonts=fonts, footer=_css_text(footer))
+    css = environment.get_template("report.css.j2").render(
+        light=LIGHT, dark=DARK, fonts=fonts, footer=_css_text(footer), paper=paper
+    )
     return environment.get_template("report.html.j2").render(
         **context, css=Markup(css), paper=paper, stamp=UNTAGGED if paper == "untagged" else ""
-    )  # noqa: S704 - the style sheet holds nothing of the user's but the footer, which is cleaned
+    )
 
 
 @lru_cache(maxsize=2)
@@ -68,7 +70,7 @@ def _truetype(woff2: bytes) -> bytes | None:
     import io
 
     try:
-        from fontTools.ttLib import TTFont
+        from fontTools.ttLib import TTFont  # type: ignore[import-untyped]
 
         font = TTFont(io.BytesIO(woff2))
     except ImportError:  # fontTools or its Brotli; the page then falls back on a font of the system
@@ -90,10 +92,10 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["capital"] = capital
+    environment.filters |= {"capital": capital, "uncapital": uncapital, "stop": lambda text: f"{text.rstrip('.')}."}
     return environment
 
 
 def _css_text(text: str) -> Markup:
     """Text for a CSS string: whatever could end it is replaced."""
-    return Markup(re.sub(r"[^\w .,:;()·+-]", "_", text))  # noqa: S704 - it holds no character that could end a string
+    return Markup(re.sub(r"[^\w .,:;()·+-]", "_", text))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from markupsafe import Markup
@@ -13,23 +13,14 @@ from xaiseg.estimate import Estimate
 from xaiseg.judge import Finding, Overall, Verdict
 from xaiseg.reports.bounds import interval_mark, threshold_plot
 from xaiseg.reports.cases import words_of
-from xaiseg.reports.figures import Story, View, story
+from xaiseg.reports.facts import cluster_words, plan_facts
+from xaiseg.reports.figures import Story, View, plain_story, story
 from xaiseg.reports.gallery import galleries, legend
+from xaiseg.reports.marks import mark
 from xaiseg.reports.methods import mapping, methods
+from xaiseg.reports.numbers import figure_of, range_text, value_text
 from xaiseg.reports.palette import LOOKS, Look
-from xaiseg.reports.svg import mark
-from xaiseg.reports.words import (
-    bound_text,
-    capital,
-    cluster_words,
-    figure_of,
-    label,
-    metric_name,
-    plural,
-    range_text,
-    short_reason,
-    value_text,
-)
+from xaiseg.reports.words import capital, label, metric_name, plural, short_reason
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +28,7 @@ if TYPE_CHECKING:
     from xaiseg.run import RunDirectory
 
 GATES_ON_PAGE_1: Final = 10
-_UNITS: Final[Mapping[str, str]] = {"data set": "", "patient": "patient", "lesion": "lesion", "image": "image"}
+_UNITS: Final[Mapping[str, str]] = {"data set": ""}
 ROLES: Final = ("Ran the audit", "Answers for the model", "Answers for the use")
 
 
@@ -70,7 +61,8 @@ class Line:
     Attributes:
         look: of the verdict.
         mark: its drawing.
-        sentence, reason: in words.
+        sentence: the requirement.
+        brief, reason: why this verdict, in few words and in full.
         value, spread: estimate and interval.
         drawing: the interval against its bound, or "".
         evidence: how many of what.
@@ -80,6 +72,7 @@ class Line:
     look: Look
     mark: Markup
     sentence: str
+    brief: str
     reason: str
     value: str
     spread: str
@@ -127,18 +120,25 @@ def page_context(material: Material, comparison: Mapping[str, Any] | None = None
     gates = [f for f in material.findings if f.requirement.severity == "gate"]
     others = [f for f in material.findings if f.requirement.severity != "gate"]
     scores = {name: str(check.score) for name, check in load_checks().items() if check.score}
-    named = {name: metric_name(score).replace("excess context", "excess over the best baseline") for name, score in scores.items()}
+    named = {
+        name: metric_name(score).replace("excess context", "excess over the best baseline")
+        for name, score in scores.items()
+    }
     paragraphs, references = methods(plan, protocol, list(material.estimates.values()), material.findings)
     head, rows = mapping(material.findings)
     shown = galleries(material.run.evidence(), words=words_of(material.cases, plan["data"]["test"]["strata"]),
                       scores=named, seed=plan["seed"])  # fmt: skip
+    warnings: list[str] = []
+    sections = [_section(item, material, lines, anchors, warnings) for item in plan["checks"] if item["runs"]]
+    redone = next((section for section in sections if section.check == "provenance"), None)
     return {
         "plan": plan, "protocol": protocol, "model": plan["model"], "overall": overall,
         "look": LOOKS[overall.verdict], "big_mark": mark(LOOKS[overall.verdict], 44),
-        "facts": _facts(plan), "gates": [lines[f.requirement.id] for f in gates], "others": [lines[f.requirement.id] for f in others],
+        "facts": plan_facts(plan), "gates": [lines[f.requirement.id] for f in gates],
+        "others": [lines[f.requirement.id] for f in others],
         "other_words": _advice(others), "key_numbers": [] if gates else _key_numbers(material, anchors),
         "threshold": threshold_plot(material.findings, material.estimates),
-        "sections": [_section(item, material, lines, anchors) for item in plan["checks"] if item["runs"]],
+        "sections": [section for section in sections if section is not redone], "redone": redone, "warnings": warnings,
         "not_run": [item for item in plan["checks"] if not item["runs"]],
         "galleries": shown, "legend": legend, "comparison": comparison,
         "failed": [row for row in material.errors if row.get("kind") != "crashed"],
@@ -149,34 +149,15 @@ def page_context(material: Material, comparison: Mapping[str, Any] | None = None
     }  # fmt: skip
 
 
-def _facts(plan: Mapping[str, Any]) -> list[str]:
-    """Model, data and threshold in one line each."""
-    model, test = plan["model"], plan["data"]["test"]
-    threshold = model.get("threshold") or {}
-    facts = [f"Version {model['version']}" if model.get("version") else "Version not stated"]
-    if model.get("weights_sha256"):
-        facts.append(f"weights sha256 {model['weights_sha256'][:8]}…{model['weights_sha256'][-4:]}")
-    if model.get("parameters"):
-        facts.append(f"{model['parameters']:,} parameters".replace(",", " "))
-    facts.append(f"{plural(test['n_cases'], 'image')} of {cluster_words(plan, test['n_clusters'])}")
-    chosen = {"val": "validation data", "test": "the audited data", "default": "nothing: the default"}
-    on = chosen.get(str(threshold.get("chosen_on")), "unknown data")
-    facts.append(f"operating threshold {threshold.get('value', 0.5):g}, chosen on {on}")
-    return facts
-
-
 def _line(finding: Finding, material: Material, anchors: Mapping[str, str]) -> Line:
     estimate = material.estimates.get(finding.estimate_id or "")
     held = estimate is not None and estimate.value is not None
-    reason = ". ".join(part for part in (short_reason(finding, estimate), capital(finding.more)) if part)
-    if held and len(finding.members) <= 1 and finding.verdict in (Verdict.PASS, Verdict.FAIL) and estimate is not None:
-        # The numbers stand beside it; the line says the bound and why it stands there.
-        reason = capital(finding.requirement.why or bound_text(finding.requirement, estimate.kind))
     return Line(
         look=LOOKS[finding.verdict],
         mark=mark(LOOKS[finding.verdict]),
         sentence=finding.sentence,
-        reason=reason,
+        brief=_brief(finding, estimate),
+        reason=". ".join(part for part in (capital(finding.reason), capital(finding.more)) if part),
         value=value_text(estimate) if held and estimate is not None else "",
         spread=range_text(estimate, estimate.interval) if estimate is not None else "",
         drawing=interval_mark(finding, estimate),
@@ -185,14 +166,28 @@ def _line(finding: Finding, material: Material, anchors: Mapping[str, str]) -> L
     )
 
 
-def _evidence(item: Estimate, plan: Mapping[str, Any]) -> str:
-    """ "139 lesions of 90 patients"."""
+def _brief(finding: Finding, estimate: Estimate | None) -> str:
+    """What page 1 says below a requirement: nothing that the numbers beside it say already."""
+    if len(finding.members) > 1:
+        said = short_reason(finding, estimate)
+    elif finding.verdict in (Verdict.PASS, Verdict.FAIL):
+        said = finding.requirement.why
+    elif finding.verdict is Verdict.INSUFFICIENT and finding.more and not finding.capped:
+        said = ""
+    else:
+        said = finding.reason
+    return ". ".join(capital(part) for part in (said.rstrip("."), finding.more) if part)
+
+
+def _evidence(item: Estimate, plan: Mapping[str, Any], *, stratum: bool = True) -> str:
+    """How many of what, as in "139 lesions, 90 patients", with the group that they belong to."""
     if item.kind == "fact":
-        return "a count"
+        return "count"
     clusters = cluster_words(plan, item.n_clusters)
-    word = _UNITS.get(item.of, item.of)
+    # A statistic is formed from the contributions of images, whatever it describes.
+    word = "image" if item.kind == "statistic" else _UNITS.get(item.of, item.of)
     counted = plural(item.n, word) if word else ""
-    where = f"{item.stratum.replace('=', ' ')}: " if item.stratum else ""
+    where = f"{item.stratum.replace('=', ' ')}: " if item.stratum and stratum else ""
     return where + (clusters if not counted or counted == clusters else f"{counted}, {clusters}")
 
 
@@ -203,18 +198,26 @@ def _advice(findings: Sequence[Finding]) -> str:
         return ""
     counts = {look.word: sum(LOOKS[f.verdict] is look for f in advisory) for look in LOOKS.values()}
     said = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
-    return f"Besides, {plural(len(advisory), 'requirement')} only {'advises' if len(advisory) == 1 else 'advise'}: {said}."
+    return (
+        f"Besides, {plural(len(advisory), 'requirement')} only {'advises' if len(advisory) == 1 else 'advise'}: {said}."
+    )
 
 
 def _key_numbers(material: Material, anchors: Mapping[str, str]) -> list[Detail]:
     """What a protocol without gates shows on page 1: the first estimates with intervals of each check."""
     ranked = sorted(material.estimates.values(), key=lambda item: not item.check.startswith("performance."))
-    held = [i for i in ranked if i.value is not None and i.interval is not None and not (i.stratum or i.target or i.factor)]
+    held = [
+        i for i in ranked if i.value is not None and i.interval is not None and not (i.stratum or i.target or i.factor)
+    ]
     return [_detail(item, material.plan, anchors) for item in held[:GATES_ON_PAGE_1]]
 
 
 def _section(
-    item: Mapping[str, Any], material: Material, lines: Mapping[str, Line], anchors: Mapping[str, str]
+    item: Mapping[str, Any],
+    material: Material,
+    lines: Mapping[str, Line],
+    anchors: Mapping[str, str],
+    warnings: list[str],
 ) -> Section:
     check = item["id"]
     grouped = any(other["id"] == "subgroups.declared" and other["runs"] for other in material.plan["checks"])
@@ -226,10 +229,25 @@ def _section(
         anchor=f"check-{check.replace('.', '-')}",
         check=check,
         question=known.question if known is not None else check,
-        told=story(view),
+        told=_told(view, warnings),
         lines=tuple(lines[f.requirement.id] for f in chosen),
-        details=tuple(_detail(estimate, material.plan, anchors) for estimate in own),
+        details=_without_echo([_detail(estimate, material.plan, anchors) for estimate in own]),
     )
+
+
+def _told(view: View, warnings: list[str]) -> Story:
+    """The story of a check; a figure that fails costs its picture, never the report, and is said."""
+    try:
+        return story(view)
+    except Exception as error:  # noqa: BLE001 - it becomes a warning, and the plain story takes its place
+        warnings.append(f"the figure of {view.check} failed: {type(error).__name__}: {error}")
+        return plain_story(view)
+
+
+def _without_echo(rows: Sequence[Detail]) -> tuple[Detail, ...]:
+    """The rows; a remark that repeats the one above is left out."""
+    above = ["", *(row.remark for row in rows)]
+    return tuple(replace(row, remark="") if row.remark == last else row for row, last in zip(rows, above, strict=False))
 
 
 def _home(finding: Finding, *, grouped: bool) -> str:
@@ -248,7 +266,7 @@ def _detail(item: Estimate, plan: Mapping[str, Any], anchors: Mapping[str, str])
         value="not measured" if item.missing else "undefined" if item.value is None else value_text(item),
         drawn=range_text(item, item.interval),
         detail=range_text(item, item.detail),
-        count=", ".join([_evidence(item, plan) if not item.missing else "", *lost]).strip(", "),
+        count=", ".join([_evidence(item, plan, stratum=False) if not item.missing else "", *lost]).strip(", "),
         remark=remark,
-        id=item.id,
+        id=item.id.removeprefix(f"{item.check}/"),
     )

@@ -1,4 +1,4 @@
-"""report.pdf from the same HTML: tagged by WeasyPrint where Pango is present, else untagged by PlutoPrint, else none."""
+"""report.pdf from the same HTML: tagged by WeasyPrint where Pango is present, else untagged by PlutoPrint."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def untagged_pdf(context: Mapping[str, Any]) -> tuple[bytes, list[str]]:
     """
     import plutoprint
 
-    class Refusing(plutoprint.ResourceFetcher):  # type: ignore[misc]
+    class Refusing(plutoprint.ResourceFetcher):
         """Fetches nothing but what lies in the page."""
 
         def fetch_url(self, url: str) -> Any:
@@ -81,9 +81,13 @@ def untagged_pdf(context: Mapping[str, Any]) -> tuple[bytes, list[str]]:
 
     book = plutoprint.Book(plutoprint.PAGE_SIZE_A4)
     book.custom_resource_fetcher = Refusing()
-    book.load_html(report_html(context, paper="untagged"))
+    # An address of its own, so that links within the page find their way.
+    book.load_html(report_html(context, paper="untagged"), base_url="report:/report.html")
     created = context["plan"]["created"]
-    for name, value in ((plutoprint.PDF_METADATA_CREATION_DATE, created), (plutoprint.PDF_METADATA_MODIFICATION_DATE, created)):
+    for name, value in (
+        (plutoprint.PDF_METADATA_CREATION_DATE, created),
+        (plutoprint.PDF_METADATA_MODIFICATION_DATE, created),
+    ):
         book.set_metadata(name, value)
     buffer = io.BytesIO()
     book.write_to_pdf_stream(buffer)

@@ -8,8 +8,10 @@ from typing import Any, Final
 
 from xaiseg.estimate import Estimate
 from xaiseg.judge import Finding, Overall, Verdict
+from xaiseg.reports.facts import cluster_words
+from xaiseg.reports.numbers import both_text
 from xaiseg.reports.palette import LOOKS
-from xaiseg.reports.words import both_text, capital, cluster_words, plural, short_reason
+from xaiseg.reports.words import capital, plural, short_reason
 
 _SIGNS: Final[Mapping[Verdict, str]] = {
     Verdict.PASS: "✅",
@@ -32,9 +34,16 @@ def summary_markdown(
 ) -> str:
     """The audit in one screen of Markdown."""
     test = plan["data"]["test"]
-    lines = [f"## {_SIGNS[overall.verdict]} {escaped(plan['model']['name'])}: {overall.headline}", "", escaped(overall.sentence), ""]
+    lines = [
+        f"## {_SIGNS[overall.verdict]} {escaped(plan['model']['name'])}: {overall.headline}",
+        "",
+        escaped(overall.sentence),
+        "",
+    ]
     lines += [f"- {escaped(capital(caveat))}" for caveat in overall.caveats]
-    facts = f"{plural(test['n_cases'], 'image')} of {cluster_words(plan, test['n_clusters'])}, protocol {protocol['name']} "
+    facts = (
+        f"{plural(test['n_cases'], 'image')} of {cluster_words(plan, test['n_clusters'])}, protocol {protocol['name']} "
+    )
     facts += f"{protocol['version']} (`{protocol['sha256'][:12]}`), exit code {overall.exit_code}"
     lines += [f"- {escaped(facts)}".replace("\\`", "`"), ""]
     for severity, title in (("gate", "Gates"), ("warn", "Advisory"), ("info", "Information")):
@@ -60,10 +69,10 @@ def _table(findings: Sequence[Finding], title: str, estimates: Mapping[str, Esti
 
 
 def escaped(text: str) -> str:
-    """Text that Markdown shows as it is; file names are hostile.
+    r"""Text that Markdown shows as it is; file names are hostile.
 
     >>> escaped("<script> a|b [x](y)")
-    '&lt;script&gt; a\\\\|b \\\\[x\\\\](y)'
+    '&lt;script&gt; a\\|b \\[x\\](y)'
     """
     flat = " ".join(text.split())
     flat = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -13,7 +13,7 @@ from typing import Final
 
 from markupsafe import Markup, escape
 
-from xaiseg.reports.palette import LIGHT, Look
+from xaiseg.reports.palette import LIGHT
 
 FONT: Final = "Source Sans 3, Segoe UI, Roboto, DejaVu Sans, sans-serif"
 
@@ -72,7 +72,7 @@ def svg(width: float, height: float, title: str, parts: Iterable[str], *, style:
     return Markup(
         f'<svg {size}viewBox="0 0 {width:g} {height:g}" role="img" font-family="{FONT}" font-size="12">'
         f"<title>{escape(title)}</title>{''.join(parts)}</svg>"
-    )  # noqa: S704 - every text in it was escaped
+    )
 
 
 def line(
@@ -86,7 +86,8 @@ def line(
 def rect(x: float, y: float, width: float, height: float, *, colour: str, opacity: float = 1, radius: float = 0) -> str:
     """A filled rectangle."""
     more = (f' opacity="{opacity:g}"' if opacity < 1 else "") + (f' rx="{radius:g}"' if radius else "")
-    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0):.1f}" height="{max(height, 0):.1f}" {_fill(colour)}{more}/>'
+    size = f'width="{max(width, 0):.1f}" height="{max(height, 0):.1f}"'
+    return f'<rect x="{x:.1f}" y="{y:.1f}" {size} {_fill(colour)}{more}/>'
 
 
 def circle(x: float, y: float, radius: float, *, colour: str, opacity: float = 1, hollow: bool = False) -> str:
@@ -142,31 +143,6 @@ def ruler(axis: Axis, y: float, labels: Sequence[tuple[float, str]], title: str)
         parts.append(text(axis(value), y + 16, words, size=11, anchor="middle"))
     middle = (axis.start + axis.stop) / 2
     return "".join(parts) + text(middle, y + 33, title, anchor="middle", colour="muted")
-
-
-def mark(look: Look, size: float = 14) -> Markup:
-    """The mark of a verdict with its word as alternative text."""
-    return svg(size, size, look.word, [mark_shape(look, size / 2, size / 2, size)], style="fixed")
-
-
-def mark_shape(look: Look, x: float, y: float, size: float) -> str:
-    """The bare shape of a verdict, centred at (x, y)."""
-    paint, half, thin = LIGHT[look.colour], size / 2, size / 9
-    fill, stroke = f'fill="{paint}" class="f-{look.colour}"', f'fill="none" stroke="{paint}" class="s-{look.colour}"'
-    white = f'fill="none" stroke="{LIGHT["paper"]}" stroke-width="{thin:.2f}" class="s-paper"'
-    arm = size * 0.2
-    shapes = {
-        "circle": f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{half - 0.5:.2f}" {fill}/>'
-        f'<path d="M{x - arm:.2f} {y + 0.02 * size:.2f} l{arm * 0.75:.2f} {arm * 0.8:.2f} l{arm * 1.35:.2f} {-arm * 1.6:.2f}" {white}/>',
-        "square": f'<rect x="{x - half + 0.7:.2f}" y="{y - half + 0.7:.2f}" width="{size - 1.4:.2f}" height="{size - 1.4:.2f}" rx="{size / 8:.2f}" {fill}/>'
-        f'<path d="M{x - arm:.2f} {y - arm:.2f} l{2 * arm:.2f} {2 * arm:.2f} m0 {-2 * arm:.2f} l{-2 * arm:.2f} {2 * arm:.2f}" {white}/>',
-        "triangle": f'<path d="M{x:.2f} {y - half + 0.5:.2f} L{x + half:.2f} {y + half - 1:.2f} L{x - half:.2f} {y + half - 1:.2f} Z" {fill}/>'
-        f'<path d="M{x:.2f} {y - 0.15 * size:.2f} v{0.27 * size:.2f} m0 {0.09 * size:.2f} v{0.06 * size:.2f}" {white}/>',
-        "diamond": f'<path d="M{x:.2f} {y - half + 0.8:.2f} L{x + half - 0.8:.2f} {y:.2f} L{x:.2f} {y + half - 0.8:.2f} L{x - half + 0.8:.2f} {y:.2f} Z" {stroke} stroke-width="{thin * 1.15:.2f}"/>',
-        "ring": f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{half - 1.2:.2f}" {stroke} stroke-width="{thin:.2f}" stroke-dasharray="{size / 7:.2f} {size / 7:.2f}"/>',
-        "dash": f'<path d="M{x - half + 2:.2f} {y:.2f} h{size - 4:.2f}" {stroke} stroke-width="{thin * 1.2:.2f}"/>',
-    }
-    return shapes[look.shape]
 
 
 def _fill(colour: str) -> str:

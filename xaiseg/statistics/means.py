@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -104,10 +105,8 @@ def mean_intervals(
     sd = mean.error * float(np.sqrt(k)) if k > 1 else None
     reason = _too_few(mean, max(min_clusters, 3), None if bootstrap else min_cases_per_cluster, bootstrap_clusters)
     if reason:
-        return tuple(
-            Interval(mean.value, None, None, alpha, "", len(y), k, sd=sd, icc=icc, deff=deff, reason=reason)
-            for alpha in alphas
-        )
+        blank = Interval(mean.value, None, None, 0.0, "", len(y), k, sd=sd, icc=icc, deff=deff, reason=reason)
+        return tuple(replace(blank, alpha=alpha) for alpha in alphas)
     student = studentised_mean(mean, seed, resamples)
     size = effective_size(mean, k, at_least_deff_1=False) if student.error > 0.0 else mean.least
     result = []

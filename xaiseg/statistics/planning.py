@@ -34,24 +34,22 @@ def clusters_for_mean(
 
     Args:
         bound: the requirement.
-        assumed: the true mean that is assumed; its side of the bound is the good one.
-        sd: assumed standard deviation between cluster means (or between cases, where each is its own cluster), > 0.
+        assumed: the assumed true mean; its side of the bound is the good one.
+        sd: assumed standard deviation between cluster means, > 0.
         alpha: error probability of the bound.
         power: probability of passing, in (0, 1).
         bounds: range of possible values; the bound must then also clear the share that may not have been seen.
         minimum: smallest answer.
 
     Raises:
-        ValueError: assumed = bound, or sd or power out of range.
+        ValueError: numbers out of range.
 
     >>> clusters_for_mean(0.70, 0.80, 0.20)
     27
     """
     gap = abs(assumed - bound)
     if not gap > 0 or not sd > 0 or not 0 < power < 1:
-        raise ValueError(
-            f"a sample size needs assumed != bound, sd > 0 and 0 < power < 1; got {assumed=}, {sd=}, {power=}"
-        )
+        raise ValueError(f"needed: assumed != bound, sd > 0, 0 < power < 1; got {assumed=}, {sd=}, {power=}")
     from scipy.special import nctdtr
 
     def enough(n: int) -> bool:

@@ -61,7 +61,8 @@ def render_run(run: RunDirectory, *, pdf: bool = True, against: Path | None = No
         "cases.csv": run.write_text("cases.csv", cases_csv(material.cases)),
     }
     size = files["report.html"].stat().st_size
-    warnings = [f"report.html is {size / 1e6:.1f} MB, larger than 8 MB"] if size > MOST_BYTES else []
+    warnings = list(context["warnings"])
+    warnings += [f"report.html is {size / 1e6:.1f} MB, larger than 8 MB"] if size > MOST_BYTES else []
     old = run.path / "report.pdf"
     # A PDF of an earlier verdict beside a newer report would be a lie.
     old.unlink(missing_ok=True)
@@ -111,7 +112,9 @@ def _comparison(document: Mapping[str, Any], against: Path | None) -> dict[str, 
 
     former = RunDirectory(against)
     if not (former.path / "audit.json").is_file():
-        raise UsageError("this run holds no audit.json to compare with", where=against, then="Run `xaiseg render` there")
+        raise UsageError(
+            "this run holds no audit.json to compare with", where=against, then="Run `xaiseg render` there"
+        )
     found = compare(former.read_json("audit.json"), document)
     verdicts = tuple((c.sentence, c.before or "absent", c.after or "absent", c.direction) for c in found.findings)
     moved = tuple(

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import pytest
+
+from xaiseg.data.entry import DataEntry
+from xaiseg.data.sidecar import chosen, described, keep, read_sidecars, require_columns
+from xaiseg.errors import NothingToAudit, UsageError
+
+
+def write(path, content, encoding="utf-8"):
+    path.write_bytes(content.encode(encoding))
+    return path
+
+
+def test_a_csv_with_a_byte_order_mark_crlf_and_quotes(tmp_path):
+    path = write(tmp_path / "m.csv", '\ufeffid,site,note\r\na,Zürich,"x, y"\r\nb,Basel,\r\n')
+    assert read_sidecars([path]) == {"a": {"site": "Zürich", "note": "x, y"}, "b": {"site": "Basel", "note": ""}}
+
+
+def test_parquet_reads_as_the_same_text_as_csv(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {"id": [1, 2], "age": [41.5, None], "ill": [True, False], "device": ["A", "B"]}
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet")
+    rows = read_sidecars([tmp_path / "m.parquet"])
+    assert rows["1"] == {"age": "41.5", "ill": "true", "device": "A"}
+    assert rows["2"] == {"age": "", "ill": "false", "device": "B"}
+    assert rows == read_sidecars([write(tmp_path / "m.csv", "id,age,ill,device\n1,41.5,true,A\n2,,false,B\n")])
+
+
+def test_later_files_add_columns(tmp_path):
+    first = write(tmp_path / "a.csv", "id,site\na,1\nb,2\n")
+    second = write(tmp_path / "b.csv", "id,device\na,X\n")
+    assert read_sidecars([first, second]) == {"a": {"site": "1", "device": "X"}, "b": {"site": "2"}}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("name,site\na,1\n", "no column 'id'.*name, site"),
+        ("id;site\na;1\n", "no column 'id'.*id;site"),
+        ("id,site\na,1\na,2\n", r"m\.csv:3: the id 'a' stands twice"),
+        ("id,site\na,Bern, Switzerland\n", r"m\.csv:2: this row has more fields"),
+    ],
+)
+def test_bad_tables_name_the_place(tmp_path, content, message):
+    with pytest.raises(UsageError, match=message):
+        read_sidecars([write(tmp_path / "m.csv", content)])
+
+
+def test_unreadable_tables(tmp_path):
+    with pytest.raises(UsageError, match="missing"):
+        read_sidecars([tmp_path / "none.csv"])
+    with pytest.raises(UsageError, match="CSV in UTF-8"):
+        read_sidecars([write(tmp_path / "l.csv", "id,site\na,Zürich\n", "latin-1")])
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_sidecars([write(tmp_path / "p.parquet", "id,site\n")])
+
+
+def test_where_compares_numbers_as_numbers_and_text_as_text():
+    row = {"part": "test", "age": "41.0", "ill": "True", "code": "007"}
+    assert keep(row, {"part": "test", "age": 41, "ill": True})
+    assert keep(row, {"code": 7})
+    assert not keep(row, {"code": "7"})
+    assert not keep(row, {"part": "Test"})
+    assert not keep(row, {"part": 1})
+    assert not keep(row, {"absent": "x"})
+
+
+def test_a_missing_column_comes_with_a_hint():
+    with pytest.raises(UsageError, match="no column 'pateint'.*did you mean 'patient'"):
+        require_columns(DataEntry(path="d", cluster="pateint"), ["patient", "device"], "meta.csv")
+    with pytest.raises(UsageError, match="no column 'device'.*no sidecar table"):
+        require_columns(DataEntry(path="d", strata=("device",)), [], "d")
+    for names in ({"where": {"part": "x"}}, {"spacing_mm": "mm"}):
+        with pytest.raises(UsageError, match="no column"):
+            require_columns(DataEntry(path="d", **names), ["patient"], "meta.csv")
+
+
+def test_rows_and_images_must_agree():
+    rows = {"a": {"g": "1"}, "b": {"g": "2"}}
+    assert chosen(DataEntry(path="d"), ["a", "b", "c"], rows, "m") == ["a", "b", "c"]
+    assert chosen(DataEntry(path="d", where={"g": 2}), ["a", "b", "c"], rows, "m") == ["b"]
+    with pytest.raises(UsageError, match=r"names images that are not there.*Got: b"):
+        chosen(DataEntry(path="d"), ["a"], rows, "m")
+    assert chosen(DataEntry(path="d", where={"g": 1}), ["a"], rows, "m") == ["a"]  # b is filtered out
+    with pytest.raises(UsageError, match=r"no row that gives g.*Got: c"):
+        chosen(DataEntry(path="d", cluster="g"), ["a", "b", "c"], rows, "m")
+    with pytest.raises(NothingToAudit, match="no image is left"):
+        chosen(DataEntry(path="d", where={"g": 9}), ["a", "b"], rows, "m")
+
+
+def test_an_image_whose_row_lacks_the_column_of_another_sidecar_is_named():
+    rows = {"a": {"site": "1", "device": "X"}, "b": {"site": "2"}}
+    with pytest.raises(UsageError, match=r"no row that gives device.*Got: b"):
+        chosen(DataEntry(path="d", strata=("device",)), ["a", "b"], rows, "m")
+
+
+def test_cluster_strata_and_spacing_of_a_case():
+    entry = DataEntry(path="d", cluster="p", strata=("device",), spacing_mm="mm")
+    assert described(entry, "a", {"p": "p1", "device": "X", "mm": "0.25"}, "m") == {
+        "cluster": "p1",
+        "strata": {"device": "X"},
+        "spacing_mm": (0.25, 0.25),
+    }
+    alone = described(DataEntry(path="d", spacing_mm=(0.1, 0.2)), "a", {}, "m")
+    assert alone == {"cluster": "a", "strata": {}, "spacing_mm": (0.1, 0.2)}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"p": "", "mm": "1"}, "'a' has no p"),
+        ({"p": "1", "mm": "wide"}, "is no number"),
+        ({"p": "1", "mm": "0"}, "is not positive"),
+        ({"p": "1", "mm": "nan"}, "is not positive"),
+    ],
+)
+def test_impossible_clusters_and_spacings(row, message):
+    with pytest.raises(UsageError, match=message):
+        described(DataEntry(path="d", cluster="p", spacing_mm="mm"), "a", row, "m")

@@ -1,0 +1,267 @@
+"""The reader ``coco``: images/ and a COCO JSON file with polygons, run lengths or boxes.
+
+Categories become classes by name. Masks are class indices: crowds first, as 255 (ignore), then the objects in the
+order of the file, later ones over earlier ones. Format: T.-Y. Lin et al., ECCV 2014, cocodataset.org/#format-data.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, Final
+
+import numpy as np
+
+from xaiseg.data.base import Index, reader
+from xaiseg.data.case import Case, CaseRef, ImageSpec
+from xaiseg.data.entry import DataEntry
+from xaiseg.data.files import Place, partners
+from xaiseg.data.folder import load_mask
+from xaiseg.data.pixels import IGNORE, SUFFIXES, read_pixels, to_image
+from xaiseg.data.rle import decode_counts, polygon_to_mask, runs_to_mask
+from xaiseg.data.sidecar import Rows, chosen, described, read_rows, require_columns, text
+from xaiseg.errors import DataError, NothingToAudit, UsageError, did_you_mean
+
+_OWN_FIELDS: Final = ("id", "file_name", "width", "height")  # of an image; other fields are columns
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One annotation.
+
+    Attributes:
+        index: class index, or 255 for a crowd or a category to ignore.
+        bbox: x, y, width, height in pixels, or None.
+        outline: polygons or run lengths as in the file, or None.
+        where: "annotation 17", for messages.
+    """
+
+    index: int
+    bbox: Sequence[float] | None
+    outline: Any
+    where: str
+
+
+@reader("coco")
+class CocoReader:
+    """A case is an image of the file; its id is ``file_name`` without suffix."""
+
+    def index(self, entry: DataEntry, root: Path, spec: ImageSpec) -> Index:
+        """Lists the images; fields of an image and the sidecars are its columns."""
+        place = Place(root / (entry.path or "."), root)
+        file = place.find(entry.annotations or "annotations.json")
+        document = read_coco(file)
+        images = {_id(image, file): image for image in document["images"]}
+        if len(images) < len(document["images"]):
+            raise UsageError("two images have the same file_name (without suffix)", where=file)
+        if not images:
+            raise NothingToAudit("this file lists no image", where=file)
+        rows, source = _rows(entry, place, file, images)
+        require_columns(entry, {column for row in rows.values() for column in row}, source)
+        things = _things(document, entry, spec, file)
+        masks = _are_masks(things, spec)
+        reader2 = partners(place, entry.masks_reader2, None, SUFFIXES)
+        folder = place.folder(entry.images, "images")
+        cases = [
+            CaseRef(
+                id=id,
+                image=str(folder / images[id]["file_name"]),
+                reference=str(file) if masks else None,
+                reader2=reader2.of(id) if reader2 else None,
+                extra={"size": _size(images[id]), "things": tuple(things.get(images[id]["id"], ()))},
+                **described(entry, id, rows[id], source),
+            )
+            for id in chosen(entry, images, rows, source)
+        ]
+        return Index(cases, entry.cluster, entry.path or str(file))
+
+    def load(self, entry: DataEntry, ref: CaseRef, spec: ImageSpec) -> Case:
+        """Decodes the image and draws its annotations."""
+        path = Path(ref.image)
+        image = to_image(read_pixels(path, max_pixels=spec.max_pixels), spec, path, window=entry.window)
+        shape = image.shape[1], image.shape[2]
+        if ref.extra["size"] not in (None, shape):
+            what = "the image has another size than the annotations say"
+            raise DataError(what, where=path, got=_by(shape), allowed=_by(ref.extra["size"]))
+        things: Sequence[Thing] = ref.extra["things"]
+        outlines = [_outline(thing, shape, path) for thing in things]
+        boxes = [_box(thing, outline, path) for thing, outline in zip(things, outlines, strict=True)]
+        return Case(
+            ref=ref,
+            image=image,
+            reference=_draw(things, outlines, shape, path) if ref.reference else None,
+            reader2=load_mask(ref.reader2, entry, spec, shape),
+            boxes=np.array(boxes, dtype=np.float32).reshape(-1, 5),
+        )
+
+
+def read_coco(file: Path) -> Mapping[str, Any]:
+    """A COCO document whose lists ``images``, ``annotations`` and ``categories`` have the fields that are needed.
+
+    Raises:
+        UsageError: the file is missing, no JSON, or lacks a list or a field.
+    """
+    if not file.is_file():
+        raise UsageError("this file of annotations is missing", where=file)
+    try:
+        document = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"this is no JSON ({error})", where=file) from error
+    needed = {
+        "images": ("id", "file_name"),
+        "annotations": ("image_id", "category_id"),
+        "categories": ("id", "name"),
+    }
+    for part, fields in needed.items():
+        items = document.get(part) if isinstance(document, dict) else None
+        if not isinstance(items, list):
+            raise UsageError(f"this is no COCO file: it has no list '{part}'", where=file)
+        for position, item in enumerate(items):
+            lacking = [field for field in fields if not isinstance(item, dict) or field not in item]
+            if lacking:
+                raise UsageError(f"the field '{lacking[0]}' is missing", where=f"{file}: {part}[{position}]")
+            for field in fields:
+                if not isinstance(item[field], int | str):
+                    raise UsageError(f"the field '{field}' is no number or text", where=f"{file}: {part}[{position}]")
+    return dict(document)
+
+
+def image_columns(document: Mapping[str, Any]) -> set[str]:
+    """Columns that the images themselves have: fields besides COCO's own whose value is text or a number.
+
+    >>> sorted(image_columns({"images": [{"id": 1, "file_name": "a.jpg", "group": "f1", "frame": 3}]}))
+    ['frame', 'group']
+    """
+    return {field for image in document["images"] for field in _columns(image)}
+
+
+def _columns(image: Mapping[str, Any]) -> dict[str, str]:
+    plain = (str, int, float, bool, type(None))
+    return {name: text(value) for name, value in image.items() if name not in _OWN_FIELDS and isinstance(value, plain)}
+
+
+def _id(image: Mapping[str, Any], file: Path) -> str:
+    name = image["file_name"]
+    # Both grammars, so that a file written on Windows cannot leave the folder either.
+    ways = (PurePosixPath(str(name)), PureWindowsPath(str(name)))
+    if not isinstance(name, str) or not name or any(way.anchor or ".." in way.parts for way in ways):
+        raise UsageError("file_name leaves the folder of images", where=file, got=name, allowed="a path below images/")
+    return ways[0].with_suffix("").as_posix()
+
+
+def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
+    return (image["height"], image["width"]) if "height" in image and "width" in image else None
+
+
+def _rows(entry: DataEntry, place: Place, file: Path, images: Mapping[str, Mapping[str, Any]]) -> tuple[Rows, Path]:
+    """Columns of each image: its own fields, then those of the sidecars."""
+    beside, source = read_rows(entry, place)
+    own = {id: {**_columns(image), **beside.get(id, {})} for id, image in images.items()}
+    return {**beside, **own}, source if beside else file
+
+
+def _things(document: Mapping[str, Any], entry: DataEntry, spec: ImageSpec, file: Path) -> dict[Any, list[Thing]]:
+    """Image id -> its annotations.
+
+    Raises:
+        UsageError: an annotation of an unknown image, or of a category that is no class.
+    """
+    names = {category["id"]: str(category["name"]) for category in document["categories"]}
+    known = {image["id"] for image in document["images"]}
+    if len(known) < len(document["images"]):
+        raise UsageError("two images have the same id", where=file)
+    found: dict[Any, list[Thing]] = defaultdict(list)
+    for position, item in enumerate(document["annotations"]):
+        where = f"annotation {item.get('id', position)}"
+        if item["image_id"] not in known:
+            raise UsageError("this image is not listed", where=f"{file}: {where}", got=item["image_id"])
+        index = _class_index(item["category_id"], names, entry.labels or {}, spec, f"{file}: {where}")
+        crowd = bool(item.get("iscrowd"))
+        outline = item.get("segmentation") or None
+        found[item["image_id"]].append(Thing(IGNORE if crowd else index, item.get("bbox") or None, outline, where))
+    return found
+
+
+def _class_index(
+    category: Any, names: Mapping[Any, str], labels: Mapping[int, int], spec: ImageSpec, where: str
+) -> int:
+    if category in labels:
+        if not (labels[category] < len(spec.classes) or labels[category] == IGNORE):
+            allowed = f"0 to {len(spec.classes) - 1}, or 255 to ignore"
+            raise UsageError(
+                "this is no class index", where=f"labels: {category}", got=labels[category], allowed=allowed
+            )
+        return labels[category]
+    if category not in names:
+        raise UsageError("this category is not listed", where=where, got=category)
+    name = names[category]
+    if name not in spec.classes:
+        raise UsageError(
+            f"the category '{name}' is no class of the model", where=where, allowed=", ".join(spec.classes),
+            then=f"Map it under labels: {{{category}: class index}}, or to 255 to ignore it; "
+            + did_you_mean(name, spec.classes),
+        )  # fmt: skip
+    return spec.classes.index(name)
+
+
+def _are_masks(things: Mapping[Any, Sequence[Thing]], spec: ImageSpec) -> bool:
+    """Whether the data are masks: not when class 0 is an object, as in a detector, nor when there are boxes alone."""
+    listed = [thing for each in things.values() for thing in each]
+    if any(thing.index == 0 for thing in listed):
+        return False
+    return not listed or any(thing.outline is not None for thing in listed)
+
+
+def _outline(thing: Thing, shape: tuple[int, int], path: Path) -> np.ndarray | None:
+    """The mask (H, W) bool of one annotation, or None when it has a box alone."""
+    outline = thing.outline
+    if outline is None:
+        return None
+    try:
+        if isinstance(outline, Mapping):
+            if tuple(outline["size"]) != shape:
+                raise ValueError(f"the run lengths are of an image of {_by(outline['size'])}, not {_by(shape)}")
+            counts = outline["counts"]
+            return runs_to_mask(decode_counts(counts) if isinstance(counts, str) else counts, shape)
+        mask = np.zeros(shape, dtype=bool)
+        for polygon in outline:
+            mask |= polygon_to_mask(polygon, shape)
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise DataError(f"the outline of {thing.where} cannot be drawn ({error})", where=path) from error
+    return mask
+
+
+def _box(thing: Thing, outline: np.ndarray | None, path: Path) -> tuple[float, float, float, float, int]:
+    """x0, y0, x1, y1 and class of one annotation; without a box, that of its outline."""
+    if thing.bbox is None:
+        if outline is None or not outline.any():
+            raise DataError(f"{thing.where} has neither a box nor an outline with pixels", where=path)
+        rows, columns = np.flatnonzero(outline.any(axis=1)), np.flatnonzero(outline.any(axis=0))
+        return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1), thing.index
+    numbers = [value for value in thing.bbox if isinstance(value, int | float) and math.isfinite(value)]
+    if len(numbers) != 4 or len(thing.bbox) != 4 or min(numbers[2:]) <= 0:
+        allowed = "x, y, width, height with a positive size"
+        raise DataError(f"the box of {thing.where} is no box", where=path, got=thing.bbox, allowed=allowed)
+    x, y, width, height = numbers
+    return x, y, x + width, y + height, thing.index
+
+
+def _draw(
+    things: Sequence[Thing], outlines: Sequence[np.ndarray | None], shape: tuple[int, int], path: Path
+) -> np.ndarray:
+    """Class indices (H, W) uint8: what is ignored first, then the objects in order."""
+    mask = np.zeros(shape, dtype=np.uint8)
+    pairs = list(zip(things, outlines, strict=True))
+    for thing, outline in sorted(pairs, key=lambda pair: pair[0].index != IGNORE):
+        if outline is None:
+            raise DataError(f"{thing.where} has a box but no outline", where=path, then="Draw it, or remove it")
+        mask[outline] = thing.index
+    return mask
+
+
+def _by(size: Sequence[int]) -> str:
+    return " x ".join(str(side) for side in size)
