@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from xaiseg.modelfile import flow, parse_model
 
 if TYPE_CHECKING:
     from xaiseg.data.case import Case
@@ -49,13 +50,11 @@ class Draft:
             else:
                 lines.append(self._line(key, "", value, ""))
         held = self.entry.model_dump(mode="json", exclude_defaults=True)
-        lines += ["data:", "  test:", *(f"    {key}: {_flow(value)}" for key, value in held.items())]
+        lines += ["data:", "  test:", *(f"    {key}: {flow(value)}" for key, value in held.items())]
         return "\n".join(lines) + "\n"
 
     def model(self) -> ModelFile:
         """The draft, read as a model.yaml."""
-        from xaiseg.modelfile import parse_model
-
         return parse_model(self.text(), path=self.folder / "model.yaml")
 
     def with_values(self, key: str, guess: str, **parts: Any) -> Draft:
@@ -65,13 +64,9 @@ class Draft:
         return replace(self, values={**self.values, key: held}, guesses=guesses)
 
     def _line(self, key: str, name: str, value: Any, indent: str) -> str:
-        line = f"{indent}{name or key}: {_flow(value)}"
+        line = f"{indent}{name or key}: {flow(value)}"
         guess = self.guesses.get((key, name))
         return f"{line}  # guess: {guess}" if guess else line
-
-
-def _flow(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def draw(case: Case, prediction: Prediction, *, low_high: tuple[float, float] = (0.0, 1.0)) -> Any:

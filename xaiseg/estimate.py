@@ -190,8 +190,8 @@ class _Values:
     @property
     def undefined(self) -> np.ndarray:
         """(n,) bool: NaN, or for statistics a row with NaN."""
-        known = np.isfinite(self.values)
-        return ~known if known.ndim == 1 else ~known.all(axis=1)
+        known: np.ndarray = np.isfinite(self.values)
+        return np.logical_not(known if known.ndim == 1 else known.all(axis=1))
 
     def where(self, keep: np.ndarray) -> _Values:
         """Only some of them."""

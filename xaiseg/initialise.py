@@ -106,7 +106,8 @@ def guess(model: str, data: Path, *, folder: Path = Path(), trust: bool = False)
         ("classes", ""): f"the masks hold {labels} values; write their real names",
         ("source", ""): why,
     }
-    draft = Draft(values, guesses, entry, folder)
+    alone = "no column 'cluster' or 'group': images are assumed independent; name a column with cluster: in model.yaml"
+    draft = Draft(values, guesses, entry, folder, warnings=() if entry.cluster else (alone,))
     draft = _guess_input(draft)
     draft = _guess_output(draft)
     return _guess_normalisation(draft)
@@ -347,7 +348,7 @@ def _guess_normalisation(draft: Draft) -> Draft:
         try:
             trial = _try(trial)
         except SubjectError as error:
-            trial = replace(trial, dice=-1.0, warnings=(str(error),))
+            trial = replace(trial, dice=-1.0, warnings=(*trial.warnings, str(error)))
         if best is None or (trial.dice or 0.0) > (best.dice or 0.0):
             best = trial
     assert best is not None  # there is a way for every number of channels
@@ -366,7 +367,9 @@ def _try(draft: Draft) -> Draft:
     scores = [_dice(prediction.labels, case.reference) for case, prediction in tried if case.reference is not None]
     defined = [score for score in scores if score is not None]
     constant = all(float(own[1:].max() - own[1:].min()) == 0 for own in logits)
-    warnings: tuple[str, ...] = ("the model answers the same everywhere in the image",) if constant else ()
+    warnings = draft.warnings
+    if constant:
+        warnings += ("the model answers the same everywhere in the image",)
     if defined and max(defined) < 0.1:
         warnings += ("no prediction meets its reference; check classes, range, mean, std and output",)
     return replace(draft, tried=tried, dice=sum(defined) / len(defined) if defined else None, warnings=warnings)

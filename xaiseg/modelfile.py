@@ -6,6 +6,8 @@ Relative paths of weights resolve against the file's folder; relative paths of d
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,6 +34,11 @@ SOURCES: Final[Mapping[str, Literal["required", "optional", "none"]]] = {
     "python": "none",
     "predictions": "none",
 }
+
+
+#: Text that YAML reads as itself without quotes.
+_PLAIN: Final = re.compile(r"[A-Za-z_/][\w./-]*")
+_WORDS: Final = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
 
 
 class _Part(BaseModel):
@@ -260,6 +267,21 @@ def parse_model(text: str, *, path: Path) -> ModelFile:
     xaiseg.errors.UsageError: model.yaml:4: 'intput' is not a key of model.yaml. did you mean 'input'?
     """
     return _checked(yamlfile.parse_yaml(text, path=path))
+
+
+def flow(value: Any) -> str:
+    """A value as one line of YAML, with quotes only where they are needed.
+
+    >>> print(flow({"reader": "folder", "meta": ("a b.csv", "no"), "n": 3}))
+    {reader: folder, meta: ["a b.csv", "no"], n: 3}
+    """
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{flow(key)}: {flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(flow, value)) + "]"
+    if isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
+        return value
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _checked(file: yamlfile.YamlFile) -> ModelFile:

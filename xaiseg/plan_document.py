@@ -45,13 +45,12 @@ def plan_document(
 ) -> dict[str, Any]:
     from xaiseg.loading import weights_sha256
 
-    weights = weights_sha256(model)
-    pixels = first.shape[0] * first.shape[1]
-    batch = options.batch or (max(1, min(MAX_BATCH, BATCH_PIXELS // pixels)) if device == "cpu" else 2 * MAX_BATCH)
+    weights, batch = weights_sha256(model), options.batch or _batch(first, device)
     measured = [{"id": item["id"], "params": item["params"], "sample": item["sample"]} for item in checks]
     lists = {name: dataset.list_sha256 for name, dataset in datasets.items()}
     key = _digest([SCHEMA, model.sha256, weights, lists, measured, options.seed, options.limit])
     environment = _environment()
+    facts = _facts(model, subject, datasets, options, environment, weights, protocol)
     return {
         "schema": SCHEMA,
         "key": key,
@@ -62,9 +61,7 @@ def plan_document(
         "protocol": protocol_document(protocol),
         "data_root": str(Path(model.data_root).resolve()),
         "entries": {name: entry.model_dump(mode="json") for name, entry in model.data.items()},
-        "data": {
-            name: _data_document(dataset, cases if name == "test" else None) for name, dataset in datasets.items()
-        },
+        "data": {name: _data_document(dataset, cases) for name, dataset in datasets.items()},
         "checks": list(checks),
         "batch": batch,
         "threads": options.threads,
@@ -73,8 +70,14 @@ def plan_document(
         "limit": options.limit,
         "assumptions": _assumptions(datasets["test"], options),
         "environment": environment,
-        "facts": _facts(model, subject, datasets, options, environment, weights, protocol) | {"batch": batch},
+        "facts": facts | {"batch": batch},
     }
+
+
+def _batch(first: Case, device: str) -> int:
+    """Images a forward pass. On a CPU memory is bounded beforehand; a GPU that runs out of it halves the batch."""
+    fits = BATCH_PIXELS // (first.shape[0] * first.shape[1])
+    return max(1, min(MAX_BATCH, fits)) if device == "cpu" else 2 * MAX_BATCH
 
 
 def _model_document(model: ModelFile, subject: Subject, weights: str | None) -> dict[str, Any]:
@@ -110,11 +113,13 @@ def protocol_document(protocol: Protocol) -> dict[str, Any]:
     }
 
 
-def _data_document(dataset: Dataset, cases: pd.DataFrame | None) -> dict[str, Any]:
+def _data_document(dataset: Dataset, cases: pd.DataFrame) -> dict[str, Any]:
+    """A data entry; of the test data only what ``--limit`` left counts as a case."""
+    audited = dataset.name == "test"
     return {
-        "n_cases": len(dataset.cases) if cases is None else len(cases),
+        "n_cases": len(cases) if audited else len(dataset.cases),
         "n_listed": len(dataset.cases),
-        "n_clusters": dataset.n_clusters if cases is None else int(cases["cluster"].nunique()),
+        "n_clusters": int(cases["cluster"].nunique()) if audited else dataset.n_clusters,
         "reader": dataset.reader,
         "cluster_column": dataset.cluster_column,
         "strata": list(dataset.strata),

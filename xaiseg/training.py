@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,6 +27,7 @@ from xaiseg.data.readers import entry_from_folder, load_case, open_dataset
 from xaiseg.errors import UsageError
 from xaiseg.fitting import Recipe, Score, Trained, image_dice, train
 from xaiseg.loading import load_subject, read_model_file
+from xaiseg.modelfile import flow
 from xaiseg.seeds import derive_seed
 from xaiseg.subject import Segmenter
 
@@ -180,13 +180,13 @@ def _write_model(
     lines = [
         f"name: {name}-{parts.root.name or 'phantoms'}",
         "task: segmentation",
-        f"classes: {json.dumps(list(classes))}",
+        f"classes: {flow(classes)}",
         f"source: {{zoo: {name}, weights: {trained.weights.name}}}",
         f"input: {{channels: 1, range: [0, 1], size: [{size}, {size}], resize: pad, multiple_of: {multiple_of}}}",
         f"output: {{kind: logits, activation: {activation}, threshold: {{value: 0.5, chosen_on: default}}}}",
-        *([f"data_root: {json.dumps(parts.root.as_posix())}"] if parts.split else []),
+        *([f"data_root: {flow(parts.root.as_posix())}"] if parts.split else []),
         "data:",
-        *(f"  {part}: {_flow(_plain(parts.entries[part]))}" for part in ("test", "train", "validation")),
+        *(f"  {part}: {flow(_plain(parts.entries[part]))}" for part in ("test", "train", "validation")),
         'intended_use: ""',
     ]
     path = out / "model.yaml"
@@ -200,11 +200,6 @@ def _plain(entry: DataEntry) -> dict[str, Any]:
     if "meta" in held:
         held["meta"] = [Path(name).name for name in held["meta"]]
     return held
-
-
-def _flow(value: Any) -> str:
-    """One line of YAML; JSON is YAML, and plain words need no quotes."""
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _own_grid(model_path: Path, parts: _Parts, spec: ImageSpec) -> Score:

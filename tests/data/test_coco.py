@@ -134,7 +134,7 @@ def test_categories_map_by_name_or_by_labels(tmp_path):
 
 def test_a_misspelt_category_comes_with_a_hint(tmp_path):
     root = coco(tmp_path, [thing(7)], categories=[{"id": 7, "name": "cel"}])
-    with pytest.raises(UsageError, match="'cel' is no class of the model.*did you mean 'cell'"):
+    with pytest.raises(UsageError, match=r"'cel' is no class of the model.*did you mean 'cell'"):
         opened(root)
 
 

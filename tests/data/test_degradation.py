@@ -155,7 +155,7 @@ def test_downscale_never_goes_below_one_pixel():
 
 
 def test_unknown_factors_and_levels_are_refused():
-    with pytest.raises(UsageError, match="'blur' is not a degradation.*did you mean 'blur_px'"):
+    with pytest.raises(UsageError, match=r"'blur' is not a degradation.*did you mean 'blur_px'"):
         degrade(grey(), "blur", 1, generator=rng())
     for factor, level in (("blur_px", -1), ("gain", 11), ("jpeg_quality", 0), ("downscale", 0), ("noise_sd", np.nan)):
         with pytest.raises(UsageError, match=f"{factor}: this level is out of range"):

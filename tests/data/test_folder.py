@@ -63,7 +63,7 @@ def test_where_keeps_rows_and_spares_images_without_one(tmp_path):
     assert [ref.id for ref in dataset.cases] == ["a", "c"]
     with pytest.raises(NothingToAudit, match="no image is left"):
         opened(tmp_path, DataEntry(path="d", where={"part": "holdout"}))
-    with pytest.raises(UsageError, match="no row that gives patient.*extra"):
+    with pytest.raises(UsageError, match=r"no row that gives patient.*extra"):
         opened(tmp_path, DataEntry(path="d", cluster="patient"))
 
 
@@ -157,13 +157,13 @@ def test_what_stops_the_audit_before_it_starts(tmp_path):
     with pytest.raises(UsageError, match="two files have the same id"):
         opened(tmp_path)
     (tmp_path / "d" / "masks" / "a.tif").unlink()
-    with pytest.raises(UsageError, match="no column 'pateint'.*did you mean 'patient'"):
+    with pytest.raises(UsageError, match=r"no column 'pateint'.*did you mean 'patient'"):
         opened(tmp_path, DataEntry(path="d", cluster="pateint"))
     write_csv(tmp_path / "d" / "meta.csv", [*ROWS, ROWS[0]])
     with pytest.raises(UsageError, match="the id 'a' stands twice"):
         opened(tmp_path)
     write_csv(tmp_path / "d" / "meta.csv", [*ROWS, {**ROWS[0], "id": "gone"}])
-    with pytest.raises(UsageError, match="names images that are not there.*gone"):
+    with pytest.raises(UsageError, match=r"names images that are not there.*gone"):
         opened(tmp_path)
 
 

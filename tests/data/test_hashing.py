@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image
@@ -30,7 +31,7 @@ def test_dhash_is_the_definition():
     bits = ""
     for row in range(8):
         means = [image[4 * row : 4 * row + 4, 5 * column : 5 * column + 5].mean() for column in range(9)]
-        bits += "".join("1" if right > left else "0" for left, right in zip(means, means[1:], strict=False))
+        bits += "".join("1" if right > left else "0" for left, right in pairwise(means))
     assert dhash(image) == int(bits, 2)
     assert dhash(np.stack([image] * 3)) == int(bits, 2)
     assert 0 <= dhash(image) < 2**64

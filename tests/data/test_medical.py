@@ -142,6 +142,10 @@ class TestNifti:
             path = self.write(tmp_path / "d" / "images" / "v.nii.gz", np.full((4, 4, 1), value, np.int16))
             os.utime(path, ns=(stamp, stamp))
             assert loaded(tmp_path, NIFTI)[0].image.max() == pytest.approx((value + 100) / 200)
+        ref = opened(tmp_path, NIFTI).cases[0]
+        path.unlink()
+        with pytest.raises(DataError, match="this file is missing"):
+            load_case(NIFTI, ref, GREY)
 
     def test_masks_that_do_not_fit(self, tmp_path):
         image, mask = (tmp_path / "d" / part / "v.nii.gz" for part in ("images", "masks"))
@@ -335,6 +339,8 @@ class TestDicom:
         assert opened(tmp_path, DICOM).cases[0].cluster == "s"
         self.write(slice_path, np.zeros((4, 5), np.uint8), photometric="PALETTE COLOR")
         assert "photometric interpretation is not read. Got: PALETTE COLOR" in failures(tmp_path, DICOM)[0]
+        self.write(slice_path, np.zeros((4, 5), np.uint8), RescaleSlope=1, RescaleIntercept="", WindowCenter=1)
+        assert "the header gives no intensities" in failures(tmp_path, DICOM)[0]
         self.write(slice_path, np.zeros((4, 5), np.uint8), WindowCenter=1, WindowWidth=5, VOILUTFunction="SIGMOID")
         assert "window of the header is not linear" in failures(tmp_path, DICOM)[0]
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
 from pictures import COLOUR, GREY, picture, save, square_mask
+from PIL import Image
 
 from xaiseg.data.case import ImageSpec
 from xaiseg.data.pixels import read_pixels, to_image, to_mask
@@ -22,8 +24,6 @@ def image(path, spec=GREY, **options):
 
 
 def mask(pixels, spec=GREY, path="m.png", **options):
-    from pathlib import Path
-
     return to_mask(pixels, spec, Path(path), shape=pixels.shape[:2], **options)
 
 
@@ -70,10 +70,16 @@ def test_nan_and_infinity_are_refused(tmp_path, value):
 
 def test_signed_integers_need_a_window(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.array([[-100, 0, 100]], np.int16))
-    with pytest.raises(DataError, match="no known range.*int16.*window"):
+    with pytest.raises(DataError, match=r"no known range.*int16.*window"):
         image(tmp_path / "a.tif")
     spec = ImageSpec(channels=1, value_range=(-1, 1))
     assert image(tmp_path / "a.tif", spec, window=(-100, 100)).tolist() == [[[-1.0, 0.0, 1.0]]]
+
+
+def test_other_numbers_are_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((3, 4), np.complex64))
+    with pytest.raises(DataError, match=r"is not read\. Got: complex64"):
+        image(tmp_path / "a.tif")
 
 
 def test_grey_repeats_and_colour_becomes_luma(tmp_path):
@@ -153,6 +159,16 @@ def test_tiff_compressions(tmp_path, compression, shape):
     np.testing.assert_array_equal(read(save(tmp_path / "a.tif", pixels, compression=compression)), pixels)
 
 
+def test_32_bit_integers_count_as_16_bits_where_they_fit(tmp_path):
+    pixels = np.array([[0, 40_000, 65_535]], np.int32)
+    path = save(tmp_path / "a.tif", pixels, compression="tiff_lzw")
+    np.testing.assert_allclose(image(path)[0], pixels / 65535, atol=1e-6)
+    for value in (-1, 65_536):
+        save(path, pixels.clip(value, value), compression="tiff_lzw")
+        with pytest.raises(DataError, match="32-bit integer image has no known range"):
+            read(path)
+
+
 def test_tiff_planes_thumbnails_stacks_and_white_zero(tmp_path):
     planes = picture(shape=(3, 12, 16))
     tifffile.imwrite(tmp_path / "p.tif", planes, photometric="rgb", planarconfig="separate")
@@ -162,7 +178,7 @@ def test_tiff_planes_thumbnails_stacks_and_white_zero(tmp_path):
         held.write(picture(1)[::4, ::4], subfiletype=1)
     np.testing.assert_array_equal(read(tmp_path / "t.tif"), picture(1))
     tifffile.imwrite(tmp_path / "s.tif", picture(shape=(7, 12, 16)), photometric="minisblack")
-    with pytest.raises(DataError, match="the TIFF is a stack. Got: 7 pages"):
+    with pytest.raises(DataError, match=r"the TIFF is a stack. Got: 7 pages"):
         read(tmp_path / "s.tif")
     tifffile.imwrite(tmp_path / "w.tif", 255 - picture(), photometric="miniswhite")
     np.testing.assert_array_equal(read(tmp_path / "w.tif"), picture())
@@ -229,6 +245,7 @@ def test_0_and_255_mean_0_and_1_for_two_classes_only():
     assert (mask(square_mask(value=1)) == square_mask(value=1)).all()
     assert (mask(np.full((3, 4), 255, np.uint8)) == 1).all()
     assert (mask(square_mask() > 0) == square_mask(value=1)).all()
+    assert (to_image(square_mask() > 0, GREY, Path("a")) == square_mask(value=1)).all()
     assert (mask(square_mask(), MANY) == square_mask(value=255)).all()
 
 

@@ -38,7 +38,7 @@ def test_every_builtin_reader_registers_itself():
 
 
 def test_an_unknown_reader_comes_with_a_hint():
-    with pytest.raises(UsageError, match="'fodler' is not a reader.*did you mean 'folder'"):
+    with pytest.raises(UsageError, match=r"'fodler' is not a reader.*did you mean 'folder'"):
         open_dataset("test", DataEntry(reader="fodler", path="d"), root=".", spec=GREY)
 
 
@@ -122,7 +122,7 @@ def test_a_folder_as_it_stands(tmp_path):
 
 
 def test_a_folder_that_is_none(tmp_path):
-    with pytest.raises(UsageError, match="this is no data folder.*images/ and masks/"):
+    with pytest.raises(UsageError, match=r"this is no data folder.*images/ and masks/"):
         entry_from_folder(tmp_path / "nowhere")
     save(tmp_path / "a.png", square_mask())
     with pytest.raises(UsageError, match="this is no data folder"):

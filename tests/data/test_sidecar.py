@@ -69,9 +69,9 @@ def test_where_compares_numbers_as_numbers_and_text_as_text():
 
 
 def test_a_missing_column_comes_with_a_hint():
-    with pytest.raises(UsageError, match="no column 'pateint'.*did you mean 'patient'"):
+    with pytest.raises(UsageError, match=r"no column 'pateint'.*did you mean 'patient'"):
         require_columns(DataEntry(path="d", cluster="pateint"), ["patient", "device"], "meta.csv")
-    with pytest.raises(UsageError, match="no column 'device'.*no sidecar table"):
+    with pytest.raises(UsageError, match=r"no column 'device'.*no sidecar table"):
         require_columns(DataEntry(path="d", strata=("device",)), [], "d")
     for names in ({"where": {"part": "x"}}, {"spacing_mm": "mm"}):
         with pytest.raises(UsageError, match="no column"):

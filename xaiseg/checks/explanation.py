@@ -323,7 +323,8 @@ class _Sanity:
         before = (twin.forwards, twin.backwards)
         try:
             params = _params(get_explainer(method), self.context.params)
-            return explain(twin, method, [self.region], params=params).values[0]
+            values: np.ndarray = explain(twin, method, [self.region], params=params).values
+            return values[0]
         finally:
             self.context.count(forwards=twin.forwards - before[0], backwards=twin.backwards - before[1])
 

@@ -200,10 +200,11 @@ def _class_index(
         raise UsageError("this category is not listed", where=where, got=category)
     name = names[category]
     if name not in spec.classes:
+        hint = did_you_mean(name, spec.classes)
         raise UsageError(
             f"the category '{name}' is no class of the model", where=where, allowed=", ".join(spec.classes),
-            then=f"Map it under labels: {{{category}: class index}}, or to 255 to ignore it; "
-            + did_you_mean(name, spec.classes),
+            then=(f"{hint} " if hint.endswith("?") else "")
+            + f"Rename it, or map it under labels: {{{category}: class index}}, 255 to ignore it",
         )  # fmt: skip
     return spec.classes.index(name)
 

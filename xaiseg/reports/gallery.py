@@ -19,7 +19,8 @@ from xaiseg.reports.numbers import number
 if TYPE_CHECKING:
     from xaiseg.run import EvidenceItem
 
-_LONG_SIDE: Final = 448
+#: Long sides of pictures; the largest at which all of them fit the budget is taken.
+_SIDES: Final = (448, 320, 224, 160)
 _SHOWN: Final = 4
 _SHOWN_MAPS: Final = 3
 #: All pictures together, so that the page stays well below 8 MB.
@@ -94,8 +95,27 @@ def galleries(
         scores: check -> name of the score that its worst cases were chosen by.
         seed: seed of the run, printed.
     """
+    for side in _SIDES:
+        found = _at_size(items, words, scores, seed, side)
+        if sum(map(_weight, found)) <= _BUDGET_BYTES:
+            break
+    return found
+
+
+def _weight(gallery: Gallery) -> int:
+    """Characters of all pictures of a gallery."""
+    return sum(len(panel.picture) for page in gallery.worst + gallery.random for panel in page.panels)
+
+
+def _at_size(
+    items: Sequence[EvidenceItem],
+    words: Mapping[str, tuple[str, str]],
+    scores: Mapping[str, str],
+    seed: int,
+    side: int,
+) -> tuple[Gallery, ...]:
     kinds = sorted({kind for item in items for kind in item.kind if kind.startswith("worst:")}, reverse=True)
-    limits, side = map_limits(items), _affordable(items)
+    limits = map_limits(items)
     scales = tuple((name, f"±{number(limit, _places(limit))}") for name, limit in limits.items())
     found = []
     for kind in kinds or ["worst:"]:
@@ -144,7 +164,7 @@ def colours(values: np.ndarray, limit: float) -> np.ndarray:
     return np.stack(channels, axis=-1).round().astype(np.uint8)
 
 
-def data_uri(pixels: np.ndarray, *, long_side: int = _LONG_SIDE, quality: int = 82) -> str:
+def data_uri(pixels: np.ndarray, *, long_side: int = _SIDES[0], quality: int = 82) -> str:
     """Pixels as a JPEG data URI, re-encoded so that nothing but pixels comes along.
 
     Args:
@@ -181,20 +201,6 @@ def legend(*, maps: bool) -> Markup:
 
 def _places(value: float) -> int:
     return max(0, 1 - math.floor(math.log10(value))) if value > 0 else 1
-
-
-def _affordable(items: Sequence[EvidenceItem]) -> int:
-    """The long side at which all pictures fit the budget, from the pixels that they hold."""
-    for side in (_LONG_SIDE, 320, 224):
-        total = 0.0
-        for item in items:
-            height, width = item.arrays["image"].shape[:2]
-            scale = min(1.0, side / max(height, width))
-            # Two copies of the image at up to 0.6 byte a pixel in base64 (noise at quality 82), and 3 kB a map.
-            total += 2 * 0.6 * height * width * scale**2 + 3_000 * (len(item.arrays) - 3)
-        if total <= _BUDGET_BYTES:
-            return side
-    return 160
 
 
 def _page(item: EvidenceItem, words: tuple[str, str], limits: Mapping[str, float], side: int) -> CasePage:

@@ -47,7 +47,7 @@ def render(run: Path, *, pdf: bool = True, against: Path | None = None) -> Rende
 
 def render_run(run: RunDirectory, *, pdf: bool = True, against: Path | None = None) -> Rendered:
     """:func:`render` for a run that is already open."""
-    material = _read(run)
+    material = read_material(run)
     document = audit_document(
         material.plan, material.protocol, list(material.estimates.values()), material.findings, material.overall,
         material.errors,
@@ -76,7 +76,8 @@ def render_run(run: RunDirectory, *, pdf: bool = True, against: Path | None = No
     return Rendered(files, tuple(warnings))
 
 
-def _read(run: RunDirectory) -> Material:
+def read_material(run: RunDirectory) -> Material:
+    """Everything that the documents are made of, read once."""
     plan = run.plan()
     findings, overall = run.findings()
     judged = (run.path / "judged.json").is_file()

@@ -1,11 +1,11 @@
 """Intervals of proportions and rates: none has zero width.
 
 Where events are rare, a design effect is hardly known: with no event at all nothing tells whether events come one by
-one or in whole clusters, and one event in a cluster of many tells little. There the plain Korn-Graubard method calls far
-too many models good (up to 19 % instead of 5 %). So 1 / n is mixed with that of "all cases of a cluster alike", whose
-weight is 2 / (2 + x), x = the number of clusters with an event (or with a non-event, whichever is smaller). At x = 0 the
-clusters count as one case each. Undercoverage with estimated design effects: Franco, Little, Louis and Slud, Journal of
-Survey Statistics and Methodology 7 (2019).
+one or in whole clusters, and one event in a cluster of many tells little. There the plain Korn-Graubard method calls
+far too many models good (up to 19 % instead of 5 %). So 1 / n is mixed with that of "all cases of a cluster alike",
+whose weight is 2 / (2 + x), x = the number of clusters with an event (or with a non-event, whichever is smaller). At
+x = 0 the clusters count as one case each. Undercoverage with estimated design effects: Franco, Little, Louis and
+Slud, Journal of Survey Statistics and Methodology 7 (2019).
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ def by_cluster(cases: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
 def sample_cases(cases: Sequence[tuple[str, str]], size: int, *, seed: int, purpose: str) -> Mapping[str, float]:
     """Draws about ``size`` cases: whole rounds over randomly ordered clusters, one case a cluster and round.
 
-    With fewer wanted cases than clusters, a simple random sample of ``size`` clusters gives one case each; otherwise every
-    cluster gives the same number of cases (or all it has). The order of the input changes nothing.
+    With fewer wanted cases than clusters, a simple random sample of ``size`` clusters gives one case each; otherwise
+    every cluster gives the same number of cases (or all it has). The order of the input changes nothing.
 
     Args:
         cases: (case, cluster) pairs.
