@@ -160,7 +160,7 @@ def _facts(
 def _has_groups(model: ModelFile) -> bool:
     """Whether the entry leaves out the clusters though its folder's table has a group column with repeated values."""
     entry = model.data["test"]
-    if entry.reader != "folder" or entry.cluster is not None or entry.path is None:
+    if entry.reader not in ("folder", "coco") or entry.cluster is not None or entry.path is None:
         return False
     from xaiseg.data.readers import entry_from_folder
 

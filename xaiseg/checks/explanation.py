@@ -323,8 +323,8 @@ class _Sanity:
         before = (twin.forwards, twin.backwards)
         try:
             params = _params(get_explainer(method), self.context.params)
-            values: np.ndarray = explain(twin, method, [self.region], params=params).values
-            return values[0]
+            first: np.ndarray = explain(twin, method, [self.region], params=params).values[0]
+            return first
         finally:
             self.context.count(forwards=twin.forwards - before[0], backwards=twin.backwards - before[1])
 

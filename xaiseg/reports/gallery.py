@@ -126,7 +126,8 @@ def _at_size(
         drawn = sorted((i for i in items if "random" in i.kind), key=lambda i: (bool(maps) and not _has_map(i), i.draw))
         name = scores.get(check, check)
         why = f"Chosen by the lowest {name}" if name else "No check ranks the cases"
-        why += f", beside cases drawn at random (seed {seed}), so that the worst can be judged against the usual."
+        among = " among the explained ones" if maps else ""
+        why += f", beside cases drawn at random{among} (seed {seed}), so that the worst can be judged against the usual."
         pages = [
             tuple(_page(i, words.get(i.case, ("", "")), maps, side) for i in chosen[:shown])
             for chosen in (worst, drawn)
