@@ -113,7 +113,7 @@ class CaseContext:
         case: Case | None,
         predictor: Predictor,
         maps: dict[str, np.ndarray],
-        loader: Callable[[CaseRef], Case],
+        loader: Callable[[CaseRef, str], Case],
     ) -> None:
         self._check = check
         self._case = case
@@ -164,6 +164,6 @@ class CaseContext:
         """Offers a (H, W) map for the galleries."""
         self._maps[name] = array
 
-    def load(self, ref: CaseRef) -> Case:
-        """Loads a case of any data entry."""
-        return self._loader(ref)
+    def load(self, ref: CaseRef, entry: str = "test") -> Case:
+        """Loads a case of a data entry."""
+        return self._loader(ref, entry)

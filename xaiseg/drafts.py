@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,6 +51,8 @@ class Draft:
             else:
                 lines.append(self._line(key, "", value, ""))
         held = self.entry.model_dump(mode="json", exclude_defaults=True)
+        if self.entry.path is not None:
+            held["path"] = relative(Path(self.entry.path), self.folder)
         lines += ["data:", "  test:", *(f"    {key}: {flow(value)}" for key, value in held.items())]
         return "\n".join(lines) + "\n"
 
@@ -67,6 +70,14 @@ class Draft:
         line = f"{indent}{name or key}: {flow(value)}"
         guess = self.guesses.get((key, name))
         return f"{line}  # guess: {guess}" if guess else line
+
+
+def relative(path: Path, folder: Path) -> str:
+    """A path as a file in ``folder`` would name it."""
+    try:
+        return Path(os.path.relpath(path, folder or ".")).as_posix()
+    except ValueError:  # another drive on Windows
+        return path.absolute().as_posix()
 
 
 def draw(case: Case, prediction: Prediction, *, low_high: tuple[float, float] = (0.0, 1.0)) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from xaiseg import zoo
-from xaiseg.drafts import Draft, draw
+from xaiseg.drafts import Draft, draw, relative
 from xaiseg.errors import DataError, NothingToAudit, SubjectError, UsageError, XaisegError, did_you_mean
 
 if TYPE_CHECKING:
@@ -113,13 +112,6 @@ def guess(model: str, data: Path, *, folder: Path = Path(), trust: bool = False)
     return _guess_normalisation(draft)
 
 
-def _relative(path: Path, folder: Path) -> str:
-    try:
-        return Path(os.path.relpath(path, folder or ".")).as_posix()
-    except ValueError:  # another drive on Windows
-        return path.absolute().as_posix()
-
-
 def _guess_source(model: str, folder: Path) -> tuple[dict[str, Any], str]:
     kind, _, rest = model.partition(":")
     if kind in ("smp", "torchvision") and rest:
@@ -133,7 +125,7 @@ def _guess_source(model: str, folder: Path) -> tuple[dict[str, Any], str]:
     if not path.is_file():
         hint = did_you_mean(model, zoo.list_models())
         raise UsageError("there is no such file or zoo model", where="MODEL", got=model, then=hint)
-    where = _relative(path, folder)
+    where = relative(path, folder)
     if path.suffix in (".onnx", ".pt2"):
         return {"onnx" if path.suffix == ".onnx" else "exported": where}, "from the file's ending"
     if path.suffix in (".pt", ".pth", ".ckpt", ".safetensors", ".torchscript"):
@@ -151,7 +143,7 @@ def _named_source(kind: str, rest: str, folder: Path) -> tuple[dict[str, Any], s
     if len(parts) != (3 if kind == "smp" else 2):
         allowed = "smp:ARCH:ENCODER:WEIGHTS or torchvision:NAME:WEIGHTS"
         raise UsageError("the model is not named in full", where="MODEL", got=f"{kind}:{rest}", allowed=allowed)
-    weights = _relative(Path(parts[-1]), folder)
+    weights = relative(Path(parts[-1]), folder)
     if kind == "smp":
         return {"smp": {"arch": parts[0], "encoder": parts[1]}, "weights": weights}, "as given"
     return {"torchvision": parts[0], "weights": weights}, "as given"

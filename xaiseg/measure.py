@@ -65,7 +65,6 @@ class Kit:
     sampled: Mapping[str, Mapping[str, float]]
     by_shard: Mapping[int, list[str]]
     refs: Mapping[str, CaseRef] = field(default_factory=dict)
-    owners: Mapping[int, str] = field(default_factory=dict)  # id() of a CaseRef -> its data entry; ids may repeat
 
     @classmethod
     def open(cls, path: str | Path) -> Kit:
@@ -90,17 +89,16 @@ class Kit:
         for case, shard in zip(cases["case"], cases["shard"], strict=True):
             by_shard.setdefault(int(shard), []).append(case)
         refs = {ref.id: ref for ref in datasets["test"].cases}
-        owners = {id(ref): name for name, dataset in datasets.items() for ref in dataset.cases}
         subject = load_subject(model, device=plan["device"])
-        return cls(run, plan, subject, spec, entries, datasets, checks, sampled, by_shard, refs, owners)
+        return cls(run, plan, subject, spec, entries, datasets, checks, sampled, by_shard, refs)
 
-    def load(self, ref: CaseRef) -> Case:
-        """Loads a case of any data entry; the reference must come from ``datasets``."""
-        return load_case(self.entries[self.owners[id(ref)]], ref, self.spec)
+    def load(self, ref: CaseRef, entry: str = "test") -> Case:
+        """Loads a case of a data entry."""
+        return load_case(self.entries[entry], ref, self.spec)
 
     def load_test(self, name: str) -> Case:
         """Loads a case of the audited data by its id."""
-        return load_case(self.entries["test"], self.refs[name], self.spec)
+        return self.load(self.refs[name])
 
 
 def _entry(document: Mapping[str, Any]) -> DataEntry:

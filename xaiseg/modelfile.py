@@ -291,7 +291,7 @@ def _checked(file: yamlfile.YamlFile) -> ModelFile:
         raise _explain(error, file) from error
     folder = file.path.parent
     root = folder / (document.data_root or "")
-    data = {name: _beside(entry, root, folder) for name, entry in document.data.items()}
+    data = {name: _beside(entry, folder) for name, entry in document.data.items()}
     return ModelFile(
         **{**dict(document), "data_root": root, "data": data},
         path=file.path,
@@ -301,20 +301,15 @@ def _checked(file: yamlfile.YamlFile) -> ModelFile:
     )
 
 
-def _beside(entry: DataEntry, root: Path, folder: Path) -> DataEntry:
-    """The entry with each sidecar that is not among the data but lies beside model.yaml found there.
+def _beside(entry: DataEntry, folder: Path) -> DataEntry:
+    """The entry with each sidecar that lies beside model.yaml named in full, so that it is found wherever the data lie.
 
     A list of who was trained on (split.csv) belongs to the model, while the data it divides may lie anywhere.
     """
     if entry.sidecars is None:
         return entry
-    places = [root / (entry.path or "."), root]
-    found = tuple(
-        name
-        if any((place / name).is_file() for place in places) or not (folder / name).is_file()
-        else str((folder / name).resolve())
-        for name in entry.sidecars
-    )
+    names = [(name, (folder / name).resolve()) for name in entry.sidecars]
+    found = tuple(str(path) if path.is_file() else name for name, path in names)
     return entry if found == entry.sidecars else entry.model_copy(update={"meta": found})
 
 

@@ -22,7 +22,7 @@ Split = Literal["train", "validation", "test"]
 Meta = dict[str, str]
 
 #: Patients and lesion-free patients of each split unless the entry says otherwise.
-SIZES: Final[dict[Split, tuple[int, int]]] = {"train": (480, 120), "validation": (100, 25), "test": (320, 80)}
+SIZES: Final[dict[Split, tuple[int, int]]] = {"train": (480, 120), "validation": (100, 25), "test": (360, 90)}
 DEVICES: Final[dict[Split, tuple[str, ...]]] = {
     "train": ("A", "B", "C"),
     "validation": ("A", "B", "C"),
@@ -95,7 +95,7 @@ class Phantom:
     """Who one image shows; cheap, drawn without making the image."""
 
     id: str
-    patient: int
+    patient: str
     view: int
     device: str
     density: int
@@ -105,7 +105,7 @@ class Phantom:
     def meta(self) -> Meta:
         """Columns as a sidecar would give them."""
         return {
-            "patient": f"p{self.patient:04d}",
+            "patient": self.patient,
             "device": self.device,
             "density": str(self.density),
             "lesion_kind": self.margin,
@@ -130,8 +130,8 @@ def phantom_list(spec: PhantomSpec) -> tuple[Phantom, ...]:
         density = int(own.integers(1, 5))
         margin = "none" if patient in free else str(own.choice(MARGINS, p=(0.4, 0.35, 0.25)))
         for view in range(1, 2 + int(own.random() < 0.25)):
-            name = f"{spec.split}-p{patient:04d}-{view}"
-            images.append(Phantom(name, patient, view, device, density, margin))
+            name = f"{spec.split}-p{patient:04d}"
+            images.append(Phantom(f"{name}-{view}", name, view, device, density, margin))
     return tuple(images)
 
 
@@ -247,18 +247,18 @@ class _Scene:
             self.echo *= 1 - 0.75 * tube * part
         for _ in range(int(rng.poisson(0.8))):
             shape = self._shape(rng, "smooth", rng.uniform(0.05, 0.10) * height, flat=rng.uniform(0.4, 0.6))
-            self.echo *= 1 - 0.35 * _soft(shape, 1.5)
+            self.echo *= 1 - 0.25 * _soft(shape, 1.5)
             self.echo += 0.5 * np.exp(-((shape / 1.4) ** 2))
 
     def add_lesion(self, rng: np.random.Generator, margin: str) -> np.ndarray:
         """Adds a lesion with what lies behind it; returns its mask (H, W) bool."""
         height = self.echo.shape[0]
-        radius = height * float(np.clip(np.exp(rng.normal(np.log(0.115), 0.36)), 0.055, 0.26))
+        radius = height * float(np.clip(np.exp(rng.normal(np.log(0.125), 0.34)), 0.065, 0.26))
         flat = rng.uniform(0.55, 0.85) if margin != "spiculated" else rng.uniform(0.8, 1.15)
         shape = self._shape(rng, margin, radius, flat=flat)
         blur = {"smooth": 0.9, "lobulated": 1.3, "spiculated": 2.0}[margin]
         inside = _soft(shape, blur)
-        contrast = float(np.clip(0.55 * rng.beta(1.5, 2.2) + 0.04, 0.05, 0.5))
+        contrast = float(np.clip(0.42 * rng.beta(1.5, 2.2) + 0.04, 0.05, 0.36))
         texture = np.exp(np.float32(rng.uniform(0.1, 0.4)) * _zoomed(rng, (14, 16), self.echo.shape))
         local = float(np.median(self.echo[shape < 0])) if (shape < 0).any() else 0.7
         self.echo = self.echo * (1 - inside) + inside * contrast * local * texture

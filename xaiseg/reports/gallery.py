@@ -127,7 +127,7 @@ def _at_size(
         name = scores.get(check, check)
         why = f"Chosen by the lowest {name}" if name else "No check ranks the cases"
         among = " among the explained ones" if maps else ""
-        why += f", beside cases drawn at random{among} (seed {seed}), so that the worst can be judged against the usual."
+        why += f", beside cases drawn at random{among} (seed {seed}) to judge the worst against the usual."
         pages = [
             tuple(_page(i, words.get(i.case, ("", "")), maps, side) for i in chosen[:shown])
             for chosen in (worst, drawn)

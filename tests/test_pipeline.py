@@ -1,0 +1,120 @@
+"""Whole audits: what the stages promise each other."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import xaiseg
+from tests.worlds import blob_world
+from xaiseg.errors import UsageError
+from xaiseg.judge import Verdict
+
+
+def with_train(model, text: str):
+    model.write_text(model.read_text(encoding="utf-8") + text, encoding="utf-8")
+    return model
+
+
+def finding(outcome, metric: str):
+    return next(one for one in outcome.findings if one.requirement.metric == metric)
+
+
+def test_clinical_runs_every_check_without_a_crash(tmp_path):
+    model = blob_world(tmp_path / "world", n=24, size=32, empty=4)
+    blob_world(tmp_path / "train", n=8, size=32, seed=9)
+    with_train(model, f"  train: {{reader: folder, path: {(tmp_path / 'train' / 'data').as_posix()}}}\n")
+    outcome = xaiseg.audit(model, "clinical", out=tmp_path / "run", pdf=False)
+    assert not [one for one in outcome.findings if one.verdict is Verdict.ERROR]
+    assert finding(outcome, "overlap_train_test").verdict is Verdict.PASS
+    document = json.loads((tmp_path / "run" / "audit.json").read_text(encoding="utf-8"))
+    assert document["errors"] == []
+    assert all(check["runs"] for check in document["checks"])
+
+
+def test_a_case_that_was_trained_on_fails_the_audit(tmp_path):
+    model = blob_world(tmp_path / "world", n=24, size=32, empty=4)
+    with_train(model, "  train: {reader: folder, path: data}\n")
+    outcome = xaiseg.audit(model, "clinical", out=tmp_path / "run", pdf=False)
+    assert finding(outcome, "overlap_train_test").verdict is Verdict.FAIL
+    assert outcome.exit_code == 1
+
+
+def test_a_crashed_check_is_never_green(tmp_path, monkeypatch):
+    from xaiseg.checks.performance_segmentation import PerformanceSegmentation
+
+    def crash(self, context, case):
+        if case.id == "case0007":
+            raise ZeroDivisionError("planted")
+        yield from measure(self, context, case)
+
+    measure = PerformanceSegmentation.measure
+    monkeypatch.setattr(PerformanceSegmentation, "measure", crash)
+    model = blob_world(tmp_path / "world", n=24, size=32, empty=4)
+    outcome = xaiseg.audit(model, "clinical", out=tmp_path / "run", pdf=False)
+    assert finding(outcome, "dice").verdict is Verdict.ERROR
+    assert outcome.exit_code == 4
+    html = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "planted" in html
+    assert "case0007" in html
+
+
+def test_editing_a_bound_judges_again_without_measuring(tmp_path):
+    model = blob_world(tmp_path / "world", n=44, size=32, empty=4)
+    protocol = tmp_path / "mine.yaml"
+    text = (
+        "protocol: mine\nversion: 1.0.0\nas_of: 2026-11-24\npurpose: a test\nchecks:\n  performance.segmentation: {}\n"
+        "requires:\n  - {check: performance.segmentation, metric: dice, at_least: 0.1, severity: gate, why: a test}\n"
+    )
+    protocol.write_text(text, encoding="utf-8")
+    first = xaiseg.audit(model, protocol, out=tmp_path / "run", pdf=False)
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "measurements").rglob("*.parquet")}
+    protocol.write_text(text.replace("at_least: 0.1", "at_most: 0.1"), encoding="utf-8")
+    second = xaiseg.audit(model, protocol, out=tmp_path / "run", pdf=False)
+    assert (first.exit_code, second.exit_code) == (0, 1)
+    assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "measurements").rglob("*.parquet")}
+    assert any("POST HOC" in caveat for caveat in second.overall.caveats)
+
+
+def test_an_unfinished_run_cannot_be_judged(tmp_path):
+    from xaiseg import pipeline
+    from xaiseg.plan import Options
+    from xaiseg.protocol import load_protocol
+
+    model = blob_world(tmp_path / "world", n=24, size=32)
+    pipeline.draft(pipeline.open_model(model), load_protocol("base"), Options(out=tmp_path / "run")).write()
+    with pytest.raises(UsageError, match="not measured yet"):
+        pipeline.rejudge(tmp_path / "run")
+
+
+def test_base_declares_no_gate_and_reads_measured(tmp_path):
+    model = blob_world(tmp_path / "world", n=24, size=32, empty=4)
+    outcome = xaiseg.audit(model, "base", out=tmp_path / "run", pdf=False)
+    assert outcome.verdict is Verdict.MEASURED
+    assert outcome.exit_code == 0
+
+
+def test_a_limit_draws_whole_clusters_and_caps_the_gates(tmp_path):
+    model = blob_world(tmp_path / "world", n=80, size=32, empty=4)
+    outcome = xaiseg.audit(model, "clinical", out=tmp_path / "run", pdf=False, limit=9)
+    assert all(one.verdict is not Verdict.PASS for one in outcome.findings if one.requirement.severity == "gate")
+    document = json.loads((tmp_path / "run" / "plan.json").read_text(encoding="utf-8"))
+    assert document["data"]["test"]["n_cases"] == 10
+
+
+def test_against_a_former_run_stands_in_the_report(tmp_path):
+    model = blob_world(tmp_path / "world", n=24, size=32, empty=4)
+    xaiseg.audit(model, "base", out=tmp_path / "a", pdf=False)
+    xaiseg.audit(model, "base", out=tmp_path / "b", pdf=False, seed=1, against=tmp_path / "a")
+    assert "former" in (tmp_path / "b" / "report.html").read_text(encoding="utf-8").lower()
+
+
+def test_the_same_audit_twice_gives_the_same_report(tmp_path):
+    model = blob_world(tmp_path / "world", n=24, size=32, empty=4)
+    documents = []
+    for name in ("a", "b"):
+        xaiseg.audit(model, "clinical", out=tmp_path / name, pdf=False, command="same")
+        document = json.loads((tmp_path / name / "audit.json").read_text(encoding="utf-8"))
+        documents.append({key: document[key] for key in ("estimates", "findings", "overall", "errors")})
+    assert documents[0] == documents[1]
