@@ -61,7 +61,7 @@ def plan_document(
         "protocol": protocol_document(protocol),
         "data_root": str(Path(model.data_root).resolve()),
         "entries": {name: entry.model_dump(mode="json") for name, entry in model.data.items()},
-        "data": {name: _data_document(dataset, cases) for name, dataset in datasets.items()},
+        "data": {name: _data_document(dataset, cases, model) for name, dataset in datasets.items()},
         "checks": list(checks),
         "batch": batch,
         "threads": options.threads,
@@ -113,7 +113,7 @@ def protocol_document(protocol: Protocol) -> dict[str, Any]:
     }
 
 
-def _data_document(dataset: Dataset, cases: pd.DataFrame) -> dict[str, Any]:
+def _data_document(dataset: Dataset, cases: pd.DataFrame, model: ModelFile) -> dict[str, Any]:
     """A data entry; of the test data only what ``--limit`` left counts as a case."""
     audited = dataset.name == "test"
     return {
@@ -121,7 +121,7 @@ def _data_document(dataset: Dataset, cases: pd.DataFrame) -> dict[str, Any]:
         "n_listed": len(dataset.cases),
         "n_clusters": int(cases["cluster"].nunique()) if audited else dataset.n_clusters,
         "reader": dataset.reader,
-        "cluster_column": dataset.cluster_column,
+        "cluster_column": model.data[dataset.name].cluster_name or dataset.cluster_column,
         "strata": list(dataset.strata),
         "list_sha256": dataset.list_sha256,
         "source": dataset.source,
@@ -146,7 +146,7 @@ def _facts(
         "strata": list(test.strata),
         "generated": test.generated,
         "cluster_declared": test.cluster_column is not None,
-        "cluster_column": test.cluster_column,
+        "cluster_column": model.data["test"].cluster_name or test.cluster_column,
         "cluster_repeated": test.cluster_column is None and _has_groups(model),
         "has_train_list": "train" in datasets,
         "limit": options.limit,

@@ -88,9 +88,9 @@ def test_no_claim_without_a_verdict(views):
     [
         ({Verdict.PASS}, "Yes: "),
         ({Verdict.PASS, Verdict.INSUFFICIENT}, "Cannot tell yet: "),
-        ({Verdict.PASS, Verdict.NOT_RUN}, "Not known, it was not run: "),
+        ({Verdict.PASS, Verdict.NOT_RUN}, "Not known in full, since not everything was run: "),
         ({Verdict.PASS, Verdict.INSUFFICIENT, Verdict.FAIL}, "No: "),
-        ({Verdict.ERROR, Verdict.PASS}, "Not known, the check crashed: "),
+        ({Verdict.ERROR, Verdict.PASS}, "Not known, since the check crashed: "),
     ],
 )
 def test_the_answer_follows_the_worst_gate(views, verdicts, begin):

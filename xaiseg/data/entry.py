@@ -34,6 +34,7 @@ class DataEntry(BaseModel):
     meta: str | tuple[str, ...] | None = Field(None, description="CSV or Parquet sidecars with a column id, merged")
     where: dict[str, str | int | float | bool] = Field(default_factory=dict, description="keep rows with these values")
     cluster: str | None = Field(None, description="column of the independent unit (patient, site, flight)")
+    cluster_name: str | None = Field(None, description="what a cluster is, for the report; null = the column's name")
     strata: tuple[str, ...] = Field((), description="columns of declared subgroups")
     labels: dict[int, Annotated[int, Field(ge=0, le=255)]] | None = Field(
         None, description="mask value (COCO: category id) -> class index, 255 = ignore; other values are refused"

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 #: What a verdict answers to the question of its section.
 _ANSWERS: Final[Mapping[Verdict, str]] = {
     Verdict.FAIL: "No",
-    Verdict.ERROR: "Not known, the check crashed",
+    Verdict.ERROR: "Not known, since the check crashed",
     Verdict.INSUFFICIENT: "Cannot tell yet",
-    Verdict.NOT_RUN: "Not known, it was not run",
+    Verdict.NOT_RUN: "Not known in full, since not everything was run",
     Verdict.PASS: "Yes",
 }
 
