@@ -104,7 +104,7 @@ def _gap(units: pd.DataFrame, factor: str, params: Params, seed: int) -> Quantit
     members = int((level == worst).sum())
     note = (
         f"{factor}={names[worst]} ({members} cluster{'s' if members != 1 else ''}) lies this far below the rest; with "
-        f"no difference at all the median gap would be {np.median(null):.3f}; {100 * as_wide:.0f} % of random deals "
+        f"no difference at all the median gap would be {np.median(null):.3f}; {100 * as_wide:.1f} % of random deals "
         "are as wide"
     )
     return fact(
