@@ -54,6 +54,44 @@ def test_a_model_that_misses_fails(capsys, tmp_path):
     assert out.startswith("FAIL")
 
 
+def test_the_failing_gate_comes_first_and_a_bad_place_is_a_usage_error(capsys, tmp_path):
+    model = blob_world(tmp_path / "dark", n=60, size=32, empty=0, dark=40)
+    code, out, _ = audit(capsys, model, tmp_path, protocol="clinical")
+    assert code == 1
+    gates = [line for line in out.splitlines() if line.startswith("  ")]
+    assert gates[0].startswith("  FAIL: ")
+    for place in (model, model / "below"):
+        code, _, err = run(capsys, "audit", model, "--out", place)
+        assert code == 2, err
+    code, _, err = audit(capsys, model, tmp_path, "--json", tmp_path / "nowhere" / "x.json", protocol="clinical")
+    assert code == 2
+    assert "--json" in err
+
+
+def test_interruption_says_how_to_go_on(capsys, world, tmp_path, monkeypatch):
+    from xaiseg import pipeline
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "measure", interrupted)
+    code, _, err = audit(capsys, world, tmp_path)
+    assert code == 130
+    assert "goes on where it stopped" in err
+
+
+def test_an_unforeseen_error_is_said_and_is_no_verdict(capsys, world, tmp_path, monkeypatch):
+    from xaiseg import pipeline
+
+    def broken(*_, **__):
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr(pipeline, "measure", broken)
+    code, _, err = audit(capsys, world, tmp_path)
+    assert code == 70
+    assert "unexpected ZeroDivisionError: planted" in err
+
+
 def test_too_few_patients_are_insufficient_and_say_how_many_more(capsys, tmp_path):
     model = blob_world(tmp_path / "few", n=10, size=32, empty=0, dark=2, per_patient=1)
     code, out, _ = audit(capsys, model, tmp_path)

@@ -118,3 +118,35 @@ def test_the_same_audit_twice_gives_the_same_report(tmp_path):
         document = json.loads((tmp_path / name / "audit.json").read_text(encoding="utf-8"))
         documents.append({key: document[key] for key in ("estimates", "findings", "overall", "errors")})
     assert documents[0] == documents[1]
+
+
+def test_a_folder_of_predictions_is_no_model_for_new_images(tmp_path):
+    model = blob_world(tmp_path / "world", n=44, size=32, empty=4)
+    text = model.read_text(encoding="utf-8").replace(
+        'source: {torch: "builder.py:build"}', "source: {predictions: data/masks}"
+    )
+    text = text.replace(
+        "{kind: logits, activation: sigmoid, threshold: {value: 0.5, chosen_on: default}}", "{kind: labels}"
+    )
+    model.write_text(text, encoding="utf-8")
+    outcome = xaiseg.audit(model, "clinical", out=tmp_path / "run", pdf=False)
+    assert finding(outcome, "dice").verdict is Verdict.PASS
+    assert finding(outcome, "dice_drop").verdict is Verdict.NOT_RUN
+    assert not any("failed" in caveat for caveat in outcome.overall.caveats)
+
+
+def test_coming_back_to_the_first_protocol_is_no_new_look(tmp_path):
+    from xaiseg import pipeline
+
+    model = blob_world(tmp_path / "world", n=44, size=32, empty=4)
+    other = tmp_path / "other.yaml"
+    other.write_text(
+        "protocol: other\nversion: 1.0.0\nas_of: 2026-11-24\npurpose: a test\nchecks:\n  performance.segmentation: {}\n"
+        "requires:\n  - {check: performance.segmentation, metric: dice, at_least: 0.1, severity: gate, why: a test}\n",
+        encoding="utf-8",
+    )
+    first = xaiseg.audit(model, "clinical", out=tmp_path / "run", pdf=False)
+    second = pipeline.rejudge(tmp_path / "run", other, pdf=False)
+    third = pipeline.rejudge(tmp_path / "run", pdf=False)
+    assert finding(first, "dice").verdict is finding(third, "dice").verdict is Verdict.PASS
+    assert finding(second, "dice").verdict is Verdict.INSUFFICIENT  # a second look, where the protocol allows one

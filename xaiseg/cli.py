@@ -7,7 +7,7 @@ import shlex
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="xaiseg",
-    help="Audits segmentation and detection models and writes a report with a verdict that has intervals behind it.",
+    help="Audits image segmentation models and writes a report with a verdict that has intervals behind it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -31,6 +31,10 @@ protocols = typer.Typer(name="protocol", help="Lists, shows, explains and checks
 zoo = typer.Typer(name="zoo", help="Lists, shows and trains the models of the zoo.", no_args_is_help=True)
 app.add_typer(protocols)
 app.add_typer(zoo)
+
+#: Exit codes that are no verdict: Ctrl-C, and an error that nobody foresaw.
+INTERRUPTED: Final = 130
+INTERNAL: Final = 70
 
 ModelFileArgument = Annotated[Path, typer.Argument(help="model.yaml", show_default=False)]
 RunArgument = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
@@ -68,11 +72,18 @@ def main(arguments: list[str] | None = None) -> None:
     except typer.Exit as error:
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        _say("xaiseg: interrupted. Run the same command again: it goes on where it stopped.", err=True)
-        code = 130
+        code = INTERRUPTED
     except _click_error() as error:
         error.show()
         code = error.exit_code
+    except Exception as error:  # noqa: BLE001 - the last line of defence: said, never swallowed, never a verdict's code
+        if trace:
+            traceback.print_exc()
+        hint = "" if trace else " Run it again with --traceback, and please report it."
+        _say(f"xaiseg: unexpected {type(error).__name__}: {error}.{hint}", err=True)
+        code = INTERNAL
+    if code == INTERRUPTED:
+        _say("xaiseg: interrupted. Run the same command again: it goes on where it stopped.", err=True)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -168,7 +179,10 @@ def _finish(outcome: Audit, *, json_to: str | None, quiet: bool) -> None:
         if json_to == "-":
             typer.echo(text, nl=False)
         else:
-            Path(json_to).write_text(text, encoding="utf-8")
+            try:
+                Path(json_to).write_text(text, encoding="utf-8")
+            except OSError as error:
+                raise UsageError(f"cannot write: {error.strerror}", where=f"--json {json_to}") from error
     if not quiet:
         for line in _outcome_lines(outcome):
             _say(line, err=json_to == "-")
@@ -176,10 +190,12 @@ def _finish(outcome: Audit, *, json_to: str | None, quiet: bool) -> None:
 
 
 def _outcome_lines(outcome: Audit) -> list[str]:
-    gates = [finding for finding in outcome.findings if finding.verdict.value != "PASS"]
-    gates = [finding for finding in gates if finding.requirement.severity == "gate"]
+    ranks = ("FAIL", "ERROR", "INSUFFICIENT EVIDENCE", "NOT RUN")
+    gates = [finding for finding in outcome.findings if finding.requirement.severity == "gate"]
+    gates = sorted((one for one in gates if one.verdict.value in ranks), key=lambda one: ranks.index(one.verdict.value))
     lines = [outcome.overall.headline, outcome.overall.sentence]
-    lines += [f"  {finding.verdict.value}: {finding.sentence} {finding.reason}" for finding in gates[:5]]
+    lines += [f"note: {caveat}" for caveat in outcome.overall.caveats]
+    lines += [f"  {finding.verdict.value}: {finding.sentence}: {finding.reason}" for finding in gates[:5]]
     lines += [f"  and {len(gates) - 5} more, see the report"] if len(gates) > 5 else []
     lines += [f"note: {warning}" for warning in outcome.warnings]
     shown = [outcome.files[name] for name in ("report.html", "report.pdf", "audit.json") if name in outcome.files]

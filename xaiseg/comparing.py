@@ -240,7 +240,7 @@ def _notes(audit_a: Mapping[str, Any], audit_b: Mapping[str, Any]) -> list[str]:
     if protocol_a != protocol_b:
         notes.append("the protocols differ, so bounds and parameters may not be the same")
     if data_a != data_b:
-        notes.append("the audited cases differ")
+        notes.append("the lists of audited cases differ (images, clusters or strata)")
     else:
         notes.append("both audited the same cases; the intervals of differences ignore the pairing and are wide")
     if weights_a == weights_b and weights_a is not None:

@@ -264,10 +264,15 @@ def _blank(quantity: Quantity, frame: _Frame, stratum: str) -> Estimate:
         better=quantity.better,
         of=quantity.of,
         weigh=quantity.weigh,
-        note=quantity.note,
+        note=quantity.note + ("; every cluster weighs the same" if _weighs_alike(quantity) else ""),
         floor=quantity.floor,
         seed=frame.seed,
     )
+
+
+def _weighs_alike(quantity: Quantity) -> bool:
+    """Whether the estimand has to be said: a share of lesions or images that is averaged over clusters."""
+    return quantity.kind == "proportion" and quantity.weigh == "cluster" and quantity.of != "patient"
 
 
 def _intervals(quantity: Quantity, frame: _Frame, held: _Values, alphas: Sequence[float]) -> tuple[Interval, ...]:

@@ -139,4 +139,4 @@ def _from_labels(raw: Tensor, classes: int) -> Tensor:
 
 
 def _nan_share(raw: Tensor) -> str:
-    return f"{float((~torch.isfinite(raw)).float().mean()):.1%} of {tuple(raw.shape)}"
+    return f"{int((~torch.isfinite(raw)).sum())} of {raw.numel()} values, shape {tuple(raw.shape)}"

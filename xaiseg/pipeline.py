@@ -175,7 +175,7 @@ def conclude(
             **plan["facts"],
             "looks_taken": looks,
             "n_clusters": plan["data"]["test"]["n_clusters"],
-            "n_failed": sum(row["kind"] == "failed" for row in run.errors()),
+            "n_failed": sum(row["kind"] == "failed" and not row["check"] for row in run.errors()),
         },
         crashed=crashed,
         not_run=not_run,
@@ -241,7 +241,9 @@ def unmeasured(plan: Mapping[str, Any], protocol: Protocol) -> dict[str, str]:
 
 
 def _count_look(run: RunDirectory, protocol: Protocol) -> int:
-    """Notes that this run was judged under this protocol, and returns how many different protocols judged it so far.
+    """Notes that this run was judged under this protocol, and returns its place among the protocols that judged it.
+
+    Judging again under a protocol that was there before is no new look.
 
     Raises:
         CheckError: looks.json is damaged.
@@ -252,4 +254,4 @@ def _count_look(run: RunDirectory, protocol: Protocol) -> int:
     looks: Sequence[str] = held if protocol.sha256 in held else [*held, protocol.sha256]
     if looks is not held:
         run.write_json("looks.json", looks)
-    return len(looks)
+    return looks.index(protocol.sha256) + 1

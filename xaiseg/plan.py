@@ -63,6 +63,8 @@ class Draft:
             UsageError: the directory holds a run of another model, of other data or of other parameters.
         """
         run = RunDirectory(self.out)
+        if self.out.exists() and not self.out.is_dir():
+            raise UsageError("this is a file, not a directory", where=self.out, then="Choose another --out")
         if (self.out / "plan.json").is_file():
             held = run.plan()
             if held["key"] != self.document["key"]:
@@ -195,7 +197,8 @@ def _match_checks(
     protocol: Protocol, subject: Subject, datasets: Mapping[str, Dataset], first: Case, cases: pd.DataFrame
 ) -> list[dict[str, Any]]:
     """Which checks run, and in words why the others cannot."""
-    offered = set(subject.info.offers) | {"model"}
+    # A folder of predictions is no model: it answers for its own cases and for no other image.
+    offered = set(subject.info.offers) | (set() if getattr(subject, "by_case", False) else {"model"})
     offered |= (
         {"segmenter"} if isinstance(subject, Segmenter) else {"detector"} if isinstance(subject, Detector) else set()
     )

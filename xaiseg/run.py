@@ -27,8 +27,16 @@ if TYPE_CHECKING:
 
 #: Version of the row and plan layout; part of the key of a run.
 SCHEMA: Final = "xaiseg-run/1"
-#: A full disk, a full quota (which Windows does not know), no permission, a read-only disk.
-_NO_ROOM: Final = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EACCES, errno.EROFS)
+#: A full disk, a full quota (which Windows does not know), no permission, a read-only disk, no such place.
+_NO_ROOM: Final = (
+    errno.ENOSPC,
+    getattr(errno, "EDQUOT", errno.ENOSPC),
+    errno.EACCES,
+    errno.EROFS,
+    errno.EPERM,
+    errno.ENOENT,
+    errno.ENOTDIR,
+)
 ONCE: Final = "once"
 ERRORS: Final = "errors"
 COSTS: Final = "costs"
@@ -60,13 +68,14 @@ def whole(path: Path) -> Iterator[Path]:
     Raises:
         UsageError: the disk is full or not writable; what was written before stays as it is.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         _rename(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the place itself may be what is wrong
+            temporary.unlink(missing_ok=True)
         if error.errno in _NO_ROOM:
             raise UsageError(
                 f"cannot write: {error.strerror}",

@@ -33,11 +33,16 @@ def performance(view: View) -> Story:
     answer = f"mean Dice is {both_text(mean)} over {cluster_words(view.plan, mean.n_clusters)}; "
     answer += f"{below} of {plural(len(values) + failed, 'image')} {'falls' if below == 1 else 'fall'} below 0.5"
     missed = view.get("missed_lesions")
+    lesions = rows[(rows["object"] != "") & rows["area"].notna()]
     if missed is not None:
         answer += f", and {both_text(missed)} of lesions are missed"
+        if missed.weigh == "cluster":  # each patient weighs the same, so the share is not that of all lesions
+            lost = int((~lesions["found"].astype(bool)).sum())
+            answer += (
+                f" on average over {cluster_words(view.plan, missed.n_clusters)} ({lost} of {len(lesions)} in all)"
+            )
     absent = missing_note(view, ("false_component_images", "dice_minus_readers"))
     plots = [_strip(view, values, failed)]
-    lesions = rows[(rows["object"] != "") & rows["area"].notna()]
     if len(lesions) > 1:
         plots.append(_by_size(view, lesions))
     return Story(view.lead(f"{answer}.{absent}"), tuple(plots))

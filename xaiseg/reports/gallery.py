@@ -252,7 +252,7 @@ def _outlines(mask: np.ndarray | None, colour: str, dash: str) -> list[str]:
     thick = max(mask.shape) / 190
     for value in (v for v in np.unique(mask) if 0 < v < 255):
         padded = np.pad(mask == value, 1).astype(np.float32)
-        for ring in find_contours(padded, 0.5)[:60]:
+        for ring in find_contours(padded, 0.5):
             points = approximate_polygon(ring, 0.3) - 0.5
             parts.append(_outline([(x, y) for y, x in points], colour, dash, thick))
     return parts
