@@ -43,8 +43,8 @@ def _row(bench: str, protocol: str, goal: str, runs: int) -> Row:
         costs = run.table("costs")
         settings = (
             f"{len(run.cases())} phantom cases, {costs['forwards'].sum()} forwards and {costs['backwards'].sum()} "
-            f"backwards, batch {kit.plan['batch']}, {kit.plan['threads']} thread, shard by shard in turn; apart: opening "
-            f"the kit {opening:.1f} s, {_seconds_of_conclusion(run, resolved)}"
+            f"backwards, batch {kit.plan['batch']}, {kit.plan['threads']} thread, shard by shard in turn; apart: "
+            f"opening the kit {opening:.1f} s, {_seconds_of_conclusion(run, resolved)}"
         )
     ratio = statistics.median(ours / peer for ours, peer in passes)
     return Row(

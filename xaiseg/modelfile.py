@@ -272,8 +272,8 @@ def parse_model(text: str, *, path: Path) -> ModelFile:
 def flow(value: Any) -> str:
     """A value as one line of YAML, with quotes only where they are needed.
 
-    >>> print(flow({"reader": "folder", "meta": ("a b.csv", "no"), "n": 3}))
-    {reader: folder, meta: ["a b.csv", "no"], n: 3}
+    >>> print(flow({"reader": "folder", "meta": ("a b.csv", "no"), "count": 3}))
+    {reader: folder, meta: ["a b.csv", "no"], count: 3}
     """
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{flow(key)}: {flow(item)}" for key, item in value.items()) + "}"
