@@ -11,7 +11,7 @@ import xaiseg
 
 PACKAGE = Path(xaiseg.__file__).parent
 LAYERS = [
-    {"errors", "seeds", "statistics", "yamlfile"},
+    {"errors", "seeds", "statistics", "yamlfile", "parameters"},
     {"data", "subject"},
     {"explainers", "calibration"},
     {"zoo", "faithfulness"},

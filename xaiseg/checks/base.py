@@ -6,7 +6,6 @@ the rows hold. It knows no threshold, no file and no plot. Registration validate
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -17,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from xaiseg.errors import UsageError, did_you_mean
+from xaiseg.parameters import frozen_with_defaults
 from xaiseg.subject import OFFERS
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ def check(
         problems = [
             (id in REGISTRY, "the id is taken"),
             (bool(unknown), f"unknown needs {sorted(unknown)}; allowed: {sorted(OFFERS | DATA_NEEDS)}"),
-            (not _frozen_with_defaults(params), "params must be a frozen dataclass whose fields have defaults"),
+            (not frozen_with_defaults(params), "params must be a frozen dataclass whose fields have defaults"),
             (bool(set(own) & set(KEY.names)), "columns repeat a key column"),
             (score is not None and score not in own, f"score {score!r} is not among the columns {own}"),
             (not hasattr(cls, "quantities"), "the method quantities(tables, params) is missing"),
@@ -247,13 +247,6 @@ def check(
         return cls
 
     return register
-
-
-def _frozen_with_defaults(params: type) -> bool:
-    if not dataclasses.is_dataclass(params) or not params.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        return False
-    missing = dataclasses.MISSING
-    return all(f.default is not missing or f.default_factory is not missing for f in dataclasses.fields(params))
 
 
 def load_checks() -> dict[str, Check]:

@@ -22,6 +22,7 @@ from torch import Tensor
 from xaiseg.errors import SubjectError, UsageError, did_you_mean
 from xaiseg.explainers.tap import Tap, evaluation_mode, open_tap
 from xaiseg.explainers.targets import Target
+from xaiseg.parameters import frozen_with_defaults
 from xaiseg.subject import OFFERS, Prediction, Segmenter
 
 
@@ -200,7 +201,7 @@ def explainer(
         problems = [
             (taken, "the name is taken"),
             (bool(wanted - OFFERS), f"unknown needs {sorted(wanted - OFFERS)}; allowed: {sorted(OFFERS)}"),
-            (not _frozen_with_defaults(params), "params must be a frozen dataclass whose fields have defaults"),
+            (not frozen_with_defaults(params), "params must be a frozen dataclass whose fields have defaults"),
         ]
         for wrong, message in problems:
             if wrong:
@@ -209,13 +210,6 @@ def explainer(
         return function
 
     return register
-
-
-def _frozen_with_defaults(params: type) -> bool:
-    if not dataclasses.is_dataclass(params) or not params.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        return False
-    missing = dataclasses.MISSING
-    return all(f.default is not missing or f.default_factory is not missing for f in dataclasses.fields(params))
 
 
 def load_explainers() -> dict[str, Explainer]:
