@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,11 +134,25 @@ def audit(
     options = Options(
         out=Path(out) if out else None, limit=limit, seed=seed, device=device, threads=threads, command=said
     )
-    progress("plan", 0, 1)
-    run = draft(opened, resolved, options).write()
-    progress("plan", 1, 1)
-    measure(run, engine=engine, workers=workers, progress=progress)
+    with _threads(threads):
+        progress("plan", 0, 1)
+        run = draft(opened, resolved, options).write()
+        progress("plan", 1, 1)
+        measure(run, engine=engine, workers=workers, progress=progress)
     return conclude(run, resolved, allow_insufficient=allow_insufficient, against=against, pdf=pdf, progress=progress)
+
+
+@contextlib.contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Sets the threads of torch, and gives a caller's own number back: too many cost a factor of ten on two cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def measure(run: RunDirectory, *, engine: str, workers: int | None = None, progress: Progress = _silent) -> None:
