@@ -150,3 +150,59 @@ def test_coming_back_to_the_first_protocol_is_no_new_look(tmp_path):
     third = pipeline.rejudge(tmp_path / "run", pdf=False)
     assert finding(first, "dice").verdict is finding(third, "dice").verdict is Verdict.PASS
     assert finding(second, "dice").verdict is Verdict.INSUFFICIENT  # a second look, where the protocol allows one
+
+
+def test_mended_masks_and_an_edited_builder_are_another_run(tmp_path):
+    from xaiseg import pipeline
+    from xaiseg.plan import Options
+    from xaiseg.protocol import load_protocol
+
+    model = blob_world(tmp_path / "world", n=12, size=32)
+
+    def key() -> str:
+        drafted = pipeline.draft(pipeline.open_model(model), load_protocol("base"), Options())
+        return drafted.document["key"]
+
+    first = key()
+    assert key() == first
+    mask = tmp_path / "world" / "data" / "masks" / "case0003.png"
+    mask.write_bytes((mask.parent / "case0010.png").read_bytes())
+    second = key()
+    builder = tmp_path / "world" / "builder.py"
+    builder.write_text(builder.read_text(encoding="utf-8").replace("-10.0", "-9.0"), encoding="utf-8")
+    assert len({first, second, key()}) == 3
+
+
+def test_a_crash_reaches_the_checks_that_read_it(tmp_path, monkeypatch):
+    from xaiseg.checks.performance_segmentation import PerformanceSegmentation
+
+    def crash(self, context, case):
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr(PerformanceSegmentation, "measure", crash)
+    model = blob_world(tmp_path / "world", n=24, size=32)
+    protocol = tmp_path / "gap.yaml"
+    protocol.write_text(
+        "protocol: gap\nversion: 1.0.0\nas_of: 2026-11-24\npurpose: a test\n"
+        "checks:\n  performance.segmentation: {}\n  subgroups.declared: {}\n"
+        "requires:\n  - {check: subgroups.declared, metric: dice_gap, at_most: 0.2, severity: gate, why: a test}\n",
+        encoding="utf-8",
+    )
+    assert xaiseg.audit(model, protocol, out=tmp_path / "run", pdf=False).exit_code == 4
+
+
+@pytest.mark.parametrize("column", ["group", "patient"])
+def test_a_group_column_that_repeats_and_is_not_declared_caps_the_gates(tmp_path, column):
+    model = blob_world(tmp_path / "world", n=60, size=32, empty=4)
+    model.write_text(model.read_text(encoding="utf-8").replace(", cluster: group", ""), encoding="utf-8")
+    meta = tmp_path / "world" / "data" / "meta.csv"
+    meta.write_text(meta.read_text(encoding="utf-8").replace("id,group", f"id,{column}"), encoding="utf-8")
+    outcome = xaiseg.audit(model, "clinical", out=tmp_path / "run", pdf=False)
+    assert finding(outcome, "dice").verdict is Verdict.INSUFFICIENT
+
+
+def test_against_a_place_that_is_no_run_is_said_before_anything_is_measured(tmp_path):
+    model = blob_world(tmp_path / "world", n=12, size=32)
+    with pytest.raises(UsageError, match="no run directory"):
+        xaiseg.audit(model, "base", out=tmp_path / "run", against=tmp_path / "nowhere", pdf=False)
+    assert not (tmp_path / "run").exists()

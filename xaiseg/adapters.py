@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from xaiseg.data.case import ImageSpec
+from xaiseg.data.pixels import refuse_large
 from xaiseg.errors import SubjectError, UsageError
 from xaiseg.geometry import Placement, place, to_image, to_network
 from xaiseg.modelfile import InputSpec, ModelFile, OutputSpec
@@ -274,7 +276,7 @@ class PredictionsFolder(Segmenter):
         classes, kind = len(self.info.classes), self._output.kind
         try:
             values = np.load(path, allow_pickle=False) if self._suffix == ".npy" else _read_index_png(path, classes)
-        except (OSError, ValueError, SyntaxError) as error:
+        except Exception as error:  # whatever a damaged file makes NumPy or Pillow raise
             raise SubjectError(f"the prediction cannot be read: {_first_line(error)}", where=path.name) from error
         raw = torch.from_numpy(np.ascontiguousarray(values))
         raw = raw[None, None] if raw.ndim == 2 else raw[None]
@@ -288,6 +290,7 @@ def _read_index_png(path: Path, classes: int) -> np.ndarray:
     from PIL import Image
 
     with Image.open(path) as picture:
+        refuse_large(path, picture.height, picture.width, ImageSpec(1).max_pixels)
         if picture.mode not in ("1", "L", "P"):
             raise ValueError(f"a mask of class indices has one 8-bit channel, this one is {picture.mode}")
         values = np.array(picture.convert("L") if picture.mode == "1" else picture, dtype=np.uint8)

@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
         code = error.exit_code
     except typer.Exit as error:
         code = error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         code = INTERRUPTED
     except _click_error() as error:
         error.show()

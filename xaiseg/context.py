@@ -68,9 +68,12 @@ class Predictor:
                         "the prediction has another size than the image", where=name, got=answer.labels.shape,
                         allowed=cases[name].shape,
                     )  # fmt: skip
-        except SubjectError as error:
+        except (torch.OutOfMemoryError, CheckError):
+            raise
+        except Exception as error:  # noqa: BLE001 - the image failed, with the reason; the audit goes on
             if len(group) == 1:
-                return {group[0]: error}
+                kept = error if isinstance(error, SubjectError) else SubjectError(f"{type(error).__name__}: {error}")
+                return {group[0]: kept}
             # One bad image must not fail its neighbours, so the batch is taken apart.
             singles = [self._group([name], cases, counter) for name in group]
             return {name: outcome for single in singles for name, outcome in single.items()}

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Error probability of each end of the 95 % interval in detail tables.
 DETAIL_ALPHA: Final = 0.025
+#: Sums of floats may leave the range of a quantity by this much; more is an error of the check.
+ROUNDING: Final = 1e-9
 
 
 @dataclass(frozen=True)
@@ -117,13 +119,12 @@ def estimate_run(
             continue
         try:
             tables = _tables(run, name, table, plan)
-            crashed |= _crashes(name, tables.rows.get(name))
+            crashed |= _crashes(name, tables)
             quantities = list(get_check(name).quantities(tables, check_params(item)))
+            frame = _frame(name, table, tables, protocol, plan, quantities)
+            estimates += [one for quantity in quantities for one in _estimates(quantity, frame)]
         except Exception as error:  # noqa: BLE001 - it becomes the check's ERROR in findings and report
             crashed[name] = _where(error)
-            continue
-        frame = _frame(name, table, tables, protocol, plan, quantities)
-        estimates += [one for quantity in quantities for one in _estimates(quantity, frame)]
     return estimates, crashed
 
 
@@ -139,13 +140,14 @@ def _tables(run: RunDirectory, name: str, cases: pd.DataFrame, plan: Mapping[str
     return Tables(rows, cases.reset_index(drop=True), {**plan["facts"], "seed": plan["seed"]})
 
 
-def _crashes(name: str, rows: pd.DataFrame | None) -> dict[str, str]:
-    if rows is None:
-        return {}
-    crashed = rows[rows["status"] == "crashed"]
-    if crashed.empty:
-        return {}
-    return {name: f"{crashed['reason'].iloc[0]} (in {len(crashed)} of {rows['case'].nunique()} cases)"}
+def _crashes(name: str, tables: Tables) -> dict[str, str]:
+    """A check crashed when any table that it reads holds a crash, its own or another's."""
+    for read, rows in tables.rows.items():
+        crashed = rows[rows["status"] == "crashed"]
+        if not crashed.empty:
+            whose = "" if read == name else f"it reads {read}, which crashed: "
+            return {name: f"{whose}{crashed['reason'].iloc[0]} (in {len(crashed)} of {rows['case'].nunique()} cases)"}
+    return {}
 
 
 def _frame(
@@ -207,6 +209,10 @@ def _values(quantity: Quantity, frame: _Frame, cases: pd.DataFrame) -> _Values:
     if quantity.worst is not None and failed:
         ids = np.concatenate([ids, np.array(failed, dtype=object)])
         values = np.concatenate([values, np.full(len(failed), quantity.worst)])
+    if quantity.bounds is not None and quantity.kind != "statistic":
+        low, high = quantity.bounds
+        near = (values >= low - ROUNDING) & (values <= high + ROUNDING)
+        values = np.where(near, np.clip(values, low, high), values)
     return _Values(ids, values, len(failed))
 
 

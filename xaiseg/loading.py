@@ -186,6 +186,10 @@ def _smp(model: ModelFile, device: torch.device) -> Network:
     state = _state(model)
     source = model.source.smp
     assert source is not None  # the registry calls this for smp sources only
+    named = f"{source.encoder} {source.options}"
+    if any(mark in named for mark in ("hub:", "local-dir:", "://")):
+        what = "an encoder is named by its architecture; nothing is fetched from a hub or another place"
+        raise UsageError(what, where=model.where("source", "smp"), got=source.encoder)
     options = {
         **source.options,
         "encoder_weights": None,  # nothing is fetched from a network

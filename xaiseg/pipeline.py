@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xaiseg.checks.base import get_check
 from xaiseg.errors import CheckError, UsageError
 from xaiseg.estimate import Estimate, estimate_run
 from xaiseg.judge import Finding, Overall, Verdict, judge
@@ -130,6 +131,8 @@ def audit(
 
     opened = open_model(model, data=data, data_root=data_root)
     resolved = load_protocol(str(protocol))
+    if against is not None:
+        RunDirectory.existing(against).read_json("audit.json")  # before anything is measured
     said = command or f"xaiseg.audit({str(model)!r}, {str(protocol)!r}, seed={seed})"
     options = Options(
         out=Path(out) if out else None, limit=limit, seed=seed, device=device, threads=threads, command=said
@@ -252,6 +255,10 @@ def unmeasured(plan: Mapping[str, Any], protocol: Protocol) -> dict[str, str]:
             reasons[name] = held["reason"]
         elif held["params"] != plain(wanted.params) or held["sample"] != wanted.sample:
             reasons[name] = f"it was measured with other parameters. {again}"
+    for name in protocol.checks:
+        unread = [other for other in get_check(name).reads if other in reasons]
+        if unread and name not in reasons:
+            reasons[name] = f"it reads {unread[0]}: {reasons[unread[0]]}"
     return reasons
 
 

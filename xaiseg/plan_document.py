@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 #: On a CPU, pixels of one batch; U-Nets of common size then stay below about 2 GB of activations.
 BATCH_PIXELS: Final = 2_000_000
 MAX_BATCH: Final = 8
+#: Columns that usually name the independent unit; where one repeats, independent images are not believed.
+GROUPS: Final = (
+    "cluster", "group", "patient", "patient_id", "subject", "case_id", "site", "flight", "camera", "volume",
+)  # fmt: skip
 PACKAGES: Final = ("torch", "torchvision", "numpy", "scipy", "scikit-image", "captum", "pyarrow", "pillow")
 
 
@@ -46,9 +50,7 @@ def plan_document(
     from xaiseg.loading import weights_sha256
 
     weights, batch = weights_sha256(model), options.batch or _batch(first, device)
-    measured = [{"id": item["id"], "params": item["params"], "sample": item["sample"]} for item in checks]
-    lists = {name: dataset.list_sha256 for name, dataset in datasets.items()}
-    key = _digest([SCHEMA, model.sha256, weights, lists, measured, options.seed, options.limit])
+    key = _key(model, weights, options, datasets, checks)
     environment = _environment()
     facts = _facts(model, subject, datasets, options, environment, weights, protocol)
     return {
@@ -72,6 +74,37 @@ def plan_document(
         "environment": environment,
         "facts": facts | {"batch": batch},
     }
+
+
+def _key(
+    model: ModelFile,
+    weights: str | None,
+    options: Options,
+    datasets: Mapping[str, Dataset],
+    checks: Sequence[Mapping[str, Any]],
+) -> str:
+    """What tells runs apart: model, weights, data, parameters, seed and versions, but no bound."""
+    measured = [{"id": item["id"], "params": item["params"], "sample": item["sample"]} for item in checks]
+    lists = {name: dataset.list_sha256 for name, dataset in datasets.items()}
+    contents = _content_digest(datasets["test"], model)
+    said = [model.sha256, weights, lists, contents, measured, options.seed, options.limit]
+    return _digest([SCHEMA, __version__, *said])
+
+
+def _content_digest(dataset: Dataset, model: ModelFile) -> str:
+    """Digest of what the audited files hold, how they are read, and the code that a source names by its file.
+
+    Without it, masks that were mended or a builder that was edited would be answered by the rows of before.
+    """
+    from xaiseg.data.hashing import file_sha256
+
+    named = [path for ref in dataset.cases for path in (ref.image, ref.reference, ref.reader2) if path]
+    code = (model.source.torch or model.source.python or "").rpartition(":")[0]
+    files = [Path(path) for path in dict.fromkeys(named)] + ([Path(model.path).parent / code] if code else [])
+    held = [file_sha256(path) for path in files if path.is_file()]
+    return _digest(
+        [held, model.data[dataset.name].model_dump(mode="json", exclude={"path", "images", "masks", "meta"})]
+    )
 
 
 def _batch(first: Case, device: str) -> int:
@@ -159,14 +192,15 @@ def _facts(
 
 def _has_groups(model: ModelFile) -> bool:
     """Whether the entry leaves out the clusters though its folder's table has a group column with repeated values."""
-    entry = model.data["test"]
-    if entry.reader not in ("folder", "coco") or entry.cluster is not None or entry.path is None:
-        return False
-    from xaiseg.data.readers import entry_from_folder
+    from xaiseg.data.sidecar import read_sidecars
 
-    folder = model.data_root / entry.path
-    held = entry_from_folder(folder) if (folder / "images").is_dir() else None
-    return held is not None and held.cluster is not None
+    entry = model.data["test"]
+    base = Path(model.data_root) / (entry.path or ".")
+    names = entry.sidecars or ("meta.csv",)
+    places = [next((p for p in (base / n, Path(model.data_root) / n) if p.is_file()), None) for n in names]
+    rows = list(read_sidecars([place for place in places if place is not None]).values())
+    columns = [[row[name] for row in rows if row.get(name)] for name in GROUPS]
+    return entry.cluster is None and any(len(set(values)) < len(values) for values in columns)
 
 
 def _provenance(

@@ -219,6 +219,17 @@ def test_missing_damaged_and_foreign_files(tmp_path):
         assert name in str(caught.value)
 
 
+def test_a_truncated_image_fails_even_where_another_library_would_fill_it_up(tmp_path, monkeypatch):
+    from PIL import ImageFile
+
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as WeasyPrint does at import
+    whole = save(tmp_path / "whole.jpg", picture(shape=(60, 80))).read_bytes()
+    (tmp_path / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="cannot be decoded"):
+        read(tmp_path / "truncated.jpg")
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
 def test_a_damaged_file_never_raises_anything_but_a_data_error(tmp_path, name, caplog):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -53,7 +54,7 @@ def _read_picture(path: Path, max_pixels: int, index_colours: bool) -> np.ndarra
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _whole_images_only():
             # Pillow warns of large images; our own limit comes first and is an error.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as held:
@@ -64,6 +65,19 @@ def _read_picture(path: Path, max_pixels: int, index_colours: bool) -> np.ndarra
         raise DataError("the image is too large", where=path, allowed=f"{max_pixels} pixels") from error
     except (UnidentifiedImageError, *_DAMAGED) as error:
         raise DataError(f"the file cannot be decoded ({_short(error, path)})", where=path) from error
+
+
+@contextlib.contextmanager
+def _whole_images_only() -> Iterator[None]:
+    """A truncated image is a failed image, though WeasyPrint tells Pillow, for the whole process, to fill it up."""
+    from PIL import ImageFile
+
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def _short(error: Exception, path: Path) -> str:
@@ -120,7 +134,7 @@ def _read_tiff(path: Path, max_pixels: int) -> np.ndarray | None:
             orientation = page.tags.get("Orientation")
             transparent = page.extrasamples[-1:] in ((1,), (2,))
             pixels = np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels
-    except (tifffile.TiffFileError, *_DAMAGED) as error:
+    except (tifffile.TiffFileError, NotImplementedError, *_DAMAGED) as error:
         if "imagecodecs" in str(error):  # an optional library for compressions that Pillow knows too
             return None
         raise DataError(f"the file cannot be decoded ({_short(error, path)})", where=path) from error

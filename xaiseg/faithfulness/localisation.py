@@ -38,7 +38,7 @@ def locate(values: np.ndarray, mask: np.ndarray) -> Location:
     total = float(energy.sum())
     if total == 0.0:
         return Location(None, None, None)
-    inside = float(energy[mask].sum()) / total
+    inside = min(1.0, float(energy[mask].sum()) / total)  # two sums of the same floats may round apart
     margin_px = MARGIN_SHARE * float(np.hypot(*mask.shape))
     far = distance_transform_edt(~mask) > margin_px
-    return Location(inside, 1.0 - inside, float(energy[far].sum()) / total)
+    return Location(inside, 1.0 - inside, min(1.0, float(energy[far].sum()) / total))

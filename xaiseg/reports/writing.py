@@ -63,16 +63,19 @@ def render_run(run: RunDirectory, *, pdf: bool = True, against: Path | None = No
     size = files["report.html"].stat().st_size
     warnings = list(context["warnings"])
     warnings += [f"report.html is {size / 1e6:.1f} MB, larger than 8 MB"] if size > MOST_BYTES else []
-    old = run.path / "report.pdf"
-    # A PDF of an earlier verdict beside a newer report would be a lie.
-    old.unlink(missing_ok=True)
-    if pdf:
-        data, said = report_pdf(context)
-        warnings += said
-        if data is not None:
-            with whole(old) as temporary:
-                temporary.write_bytes(data)
-            files["report.pdf"] = old
+    target = run.path / "report.pdf"
+    try:
+        # A PDF of an earlier verdict beside a newer report would be a lie.
+        target.unlink(missing_ok=True)
+        if pdf:
+            data, said = report_pdf(context)
+            warnings += said
+            if data is not None:
+                with whole(target) as temporary:
+                    temporary.write_bytes(data)
+                files["report.pdf"] = target
+    except (OSError, UsageError) as error:  # open in a viewer, or no room: the audit is worth more than its PDF
+        warnings.append(f"report.pdf could not be written and may be an old one: {error}")
     return Rendered(files, tuple(warnings))
 
 
