@@ -98,8 +98,9 @@ def test_too_few_patients_are_insufficient_and_say_how_many_more(capsys, tmp_pat
     assert code == 3
     assert "INSUFFICIENT EVIDENCE" in out
     assert " more " in out
-    again, _, _ = audit(capsys, model, tmp_path, "--allow-insufficient")
+    again, out, _ = audit(capsys, model, tmp_path, "--allow-insufficient")
     assert again == 0
+    assert "evidence is missing" in out.splitlines()[-1]
 
 
 def test_json_goes_to_standard_output_alone(capsys, world, tmp_path):

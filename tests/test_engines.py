@@ -123,6 +123,7 @@ def test_five_kills_lose_nothing(world, undisturbed, tmp_path):
     )
     repository = Path(__file__).resolve().parents[1]
     done = 0
+    codes = []
     for kill in range(5):
         process = subprocess.Popen([sys.executable, "-c", code, str(world), str(out)], cwd=repository)
         wanted = kill + 1
@@ -130,10 +131,11 @@ def test_five_kills_lose_nothing(world, undisturbed, tmp_path):
             time.sleep(0.02)
         time.sleep(0.03 * kill)  # into the middle of the next shard, a little further each time
         process.kill()
-        process.wait()
+        codes.append(process.wait())
         done = len(list(out.glob("costs/*.parquet")))
     run = planned(world, "clinical", out)
     assert 0 < done <= run.plan()["shards"] + 1
+    assert codes[0] != 0, "the first kill came after the end"  # five shards were still to come
     finish(run)
     assert tables(run) == undisturbed
 

@@ -201,7 +201,10 @@ def _outcome_lines(outcome: Audit) -> list[str]:
     shown = [outcome.files[name] for name in ("report.html", "report.pdf", "audit.json") if name in outcome.files]
     lines += ["written: " + ", ".join(str(path) for path in shown)]
     meanings = {0: "no gate stands against it", 1: "a gate fails", 3: "evidence is missing", 4: "a check crashed"}
-    return [*lines, f"exit code {outcome.exit_code}: {meanings[outcome.exit_code]}"]
+    meaning = meanings[outcome.exit_code]
+    if outcome.exit_code == 0 and outcome.verdict.value not in ("PASS", "MEASURED"):
+        meaning = "evidence is missing, which --allow-insufficient lets through"
+    return [*lines, f"exit code {outcome.exit_code}: {meaning}"]
 
 
 @app.command()
