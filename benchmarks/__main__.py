@@ -6,10 +6,10 @@ import sys
 
 import torch
 
-from benchmarks import measure_stage, metrics
+from benchmarks import measure_stage, metrics, radiomics
 from benchmarks.rows import Row, save
 
-BENCHES = {"measure": measure_stage.rows, "metrics": metrics.rows}
+BENCHES = {"measure": measure_stage.rows, "metrics": metrics.rows, "radiomics": radiomics.rows}
 
 
 def main(arguments: list[str]) -> None:

@@ -18,7 +18,7 @@ from xaiseg.plan import Options
 from xaiseg.protocol import load_protocol
 from xaiseg.run import COSTS
 
-MODEL = Path("examples/clinical/model.yaml")
+MODEL = Path("examples/clinical/unet-compact.yaml")
 FORWARD_ONLY = Path(__file__).with_name("forward-only.yaml")
 CASES = 208
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,10 +9,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tests.toys import TinyNet
-from xaiseg.augmentation import Augmentation
 from xaiseg.data.case import Case, CaseRef
-from xaiseg.errors import NothingToAudit, UsageError
-from xaiseg.fitting import Recipe, Score, evaluate, image_dice, segmentation_loss, train
+from xaiseg.errors import NothingToAudit, SubjectError, UsageError
+from xaiseg.fitting import Score, _spare_strided_depthwise, _State, evaluate, image_dice, train
+from xaiseg.zoo.augmentation import Augmentation
+from xaiseg.zoo.recipe import Objective, Recipe, segmentation_loss
 
 SMALL = Recipe(size=16, epochs=3, images_per_epoch=16, batch=4, bfloat16=False)
 
@@ -113,7 +115,7 @@ def test_the_loss_is_cross_entropy_plus_soft_dice():
         entropy += (-(t * p.log() + (1 - t) * (1 - p).log())).tolist()
         dice.append(1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1))
     expected = np.mean(entropy) + float(np.mean([float(d) for d in dice]))
-    assert float(segmentation_loss(logits, masks, 2)) == pytest.approx(expected, rel=1e-5)
+    assert float(segmentation_loss(logits, masks)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_dice_of_one_image():
@@ -142,3 +144,104 @@ def test_evaluation_thresholds_at_one_half():
     images[0, 0, :2] = 200
     masks = (images[:, 0] > 100).to(torch.uint8)
     assert evaluate(Brightness(), images, masks) == Score(1.0, 0.0, 0.0, 1.0)
+
+
+def test_a_loss_that_is_no_number_stops_with_step_and_cases(tmp_path):
+    class Broken(TinyNet):
+        def forward(self, x):
+            return super().forward(x) * float("nan")
+
+    with pytest.raises(SubjectError, match=r"step 1, cases 0-\d+, 0-\d+, 0-\d+, 0-\d+: the loss is no number"):
+        train(Broken, cases(12, 0), cases(5, 1), recipe=SMALL, out=tmp_path, log=lambda line: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_training_set_of_one_class_is_refused(tmp_path):
+    def only(count, seed):
+        for case in cases(count, seed):
+            yield Case(case.ref, case.image, np.zeros_like(case.reference))
+
+    with pytest.raises(UsageError, match="at least two classes"):
+        train(TinyNet, only(4, 0), cases(4, 1), recipe=SMALL, out=tmp_path)
+
+
+def test_validation_with_training_cases_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="in the training and in the validation part"):
+        train(TinyNet, cases(4, 0), cases(4, 0), recipe=SMALL, out=tmp_path)
+
+
+def test_a_loss_for_two_classes_refuses_three(tmp_path):
+    with pytest.raises(UsageError, match="another number of classes"):
+        train(TinyNet, cases(4, 0), cases(4, 1), recipe=SMALL, out=tmp_path, classes=3, objective=Objective(classes=2))
+
+
+def test_a_checkpoint_is_not_continued_with_other_images(tmp_path):
+    def interrupt(line):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, log=interrupt)
+    with pytest.raises(UsageError, match="another training"):
+        train(TinyNet, cases(12, 7), cases(5, 1), recipe=SMALL, out=tmp_path, seed=1, log=lambda line: None)
+
+
+def test_a_recipe_can_end_early_and_tells_its_progress(tmp_path):
+    lines, steps = [], []
+    recipe = replace(SMALL, epochs=9, lr=0.0, patience=2, averaging=0.0)
+    run(tmp_path, recipe, log=lines.append, progress=lambda done, total: steps.append((done, total)))
+    assert len(lines) == 3  # the first epoch is the best, two more bring nothing
+    assert steps[-1] == (12, 36)
+
+
+def test_side_inputs_and_statistics_come_from_images_before_augmentation(tmp_path):
+    seen = []
+
+    class Sided(TinyNet):
+        def forward(self, x, side=None):
+            if self.training:
+                seen.append(side)
+            return super().forward(x)
+
+    def prepare(network, images, masks):
+        assert images.dtype == torch.uint8
+        return images.float().mean(dim=(1, 2, 3)).unsqueeze(1)
+
+    def loss(network, logits, masks, side):
+        assert side is seen[-1]
+        return segmentation_loss(logits, masks)
+
+    objective = Objective(prepare=prepare, loss=loss)
+    train(Sided, cases(12, 0), cases(5, 1), recipe=SMALL, out=tmp_path, objective=objective, log=lambda line: None)
+    means = {round(float(value), 4) for side in seen for value in side}
+    assert len(means) <= 12  # as many values as images, whatever the augmentation
+
+
+def test_warm_up_and_the_encoders_own_rate():
+    recipe = Recipe(epochs=10, images_per_epoch=40, batch=4, lr=1e-4, encoder_lr=1e-5, warmup_epochs=5)
+    shares = [recipe.share(step) for step in range(100)]
+    assert shares[49] == 1.0
+    assert np.allclose(np.diff(shares[:50]), 1 / 50)
+    assert np.allclose(shares[50:], [0.5 * (1 + np.cos(np.pi * (k + 1) / 50)) for k in range(50)])
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.head = nn.Conv2d(1, 2, 1), nn.Conv2d(2, 1, 1)
+
+    network = Two()
+    groups = _State.start(network, recipe, "cpu").optimiser.param_groups
+    peaks = {id(parameter): group["peak"] for group in groups for parameter in group["params"]}
+    assert [peaks[id(p)] for p in network.encoder.parameters()] == [1e-5, 1e-5]
+    assert [peaks[id(p)] for p in network.head.parameters()] == [1e-4, 1e-4]
+
+
+def test_strided_depthwise_convolutions_stay_in_float32():
+    network = nn.Sequential(nn.Conv2d(4, 4, 3, stride=2, groups=4), nn.Conv2d(4, 4, 1))
+    names = list(network.state_dict())
+    x = torch.randn(1, 4, 9, 9)
+    expected = network[0](x)
+    _spare_strided_depthwise(network)
+    assert list(network.state_dict()) == names
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(network[0](x), expected)
+        assert network(x).dtype == torch.bfloat16

@@ -115,7 +115,7 @@ def test_weights_find_their_zoo_model_and_the_size_of_their_training(tmp_path, d
 
 def test_a_zoo_name_means_the_shipped_weights(tmp_path, data):
     initialise("unet-compact", data, out=tmp_path / "out.yaml")
-    assert read_model_file(tmp_path / "out.yaml").source.weights == zoo.card("unet-compact").weights[0]
+    assert read_model_file(tmp_path / "out.yaml").source.weights == zoo.card("unet-compact").weights[0].file
 
 
 def test_formats_that_execute_code_need_the_option(tmp_path, data):

@@ -24,7 +24,6 @@ LAYERS = [
         "adapters",
         "blackboxes",
         "loading",
-        "augmentation",
         "fitting",
         "training",
     },

@@ -52,7 +52,7 @@ def test_zoo(tmp_path, channels, classes):
 
 
 def test_zoo_weights_by_bare_name_are_those_of_the_package(tmp_path):
-    name = zoo.card("unet-compact").weights[0]
+    name = zoo.card("unet-compact").weights[0].file
     file = model(tmp_path, f"{{zoo: unet-compact, weights: {name}}}")
     assert weights_path(file) == zoo.WEIGHTS / name
     assert load_subject(file).info.parameters == zoo.card("unet-compact").parameters

@@ -30,7 +30,8 @@ def test_clinical_runs_every_check_without_a_crash(tmp_path):
     assert finding(outcome, "overlap_train_test").verdict is Verdict.PASS
     document = json.loads((tmp_path / "run" / "audit.json").read_text(encoding="utf-8"))
     assert document["errors"] == []
-    assert all(check["runs"] for check in document["checks"])
+    # A network of blobs has no explanation of its own.
+    assert {check["id"] for check in document["checks"] if not check["runs"]} == {"explanation.intrinsic"}
 
 
 def test_a_case_that_was_trained_on_fails_the_audit(tmp_path):

@@ -61,6 +61,8 @@ def test_the_wheel_holds_what_the_package_needs(site):
         "xaiseg/protocols/base.yaml",
         "xaiseg/protocols/clinical.yaml",
         "xaiseg/examples/clinical/model.yaml",
+        "xaiseg/examples/clinical/unet-compact.yaml",
+        "xaiseg/zoo/weights/radiomicnet-compact-phantom.safetensors",
         "xaiseg/zoo/weights/unet-compact-phantom.safetensors",
         "xaiseg/py.typed",
     } <= names
@@ -71,7 +73,7 @@ def test_the_wheel_holds_what_the_package_needs(site):
 
 def test_weights_stay_small(site):
     for path in site.rglob("*.safetensors"):
-        assert path.stat().st_size <= 2_000_000, path
+        assert path.stat().st_size <= 4_000_000, path
 
 
 @pytest.mark.subprocess
@@ -81,4 +83,4 @@ def test_the_wheel_works_alone(site, tmp_path):
         [sys.executable, "-c", CODE], check=False, cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert 300_000 < int(done.stdout.strip().splitlines()[-1]) < 500_000
+    assert int(done.stdout.strip().splitlines()[-1]) == 673_037

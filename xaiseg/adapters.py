@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -144,6 +144,22 @@ class NetworkSegmenter(Segmenter):
         """See :meth:`xaiseg.subject.Segmenter.to_image_grid`; the padding is cut off again."""
         return to_image(maps, self._place(size))
 
+    def intrinsic(self, batch: Tensor) -> Mapping[str, Tensor]:
+        """See :meth:`xaiseg.subject.Segmenter.intrinsic`."""
+        if "intrinsic" not in self.info.offers:
+            return super().intrinsic(batch)
+        read: Callable[[Tensor], Mapping[str, Tensor]] = getattr(self._network.module, "intrinsic")  # noqa: B009 - nn.Module types every attribute
+        return read(self.to_network_grid(batch))
+
+    def to_network_grid(self, batch: Tensor) -> Tensor:
+        """See :meth:`xaiseg.subject.Segmenter.to_network_grid`: resized, padded and normalised."""
+        placed = self._to_network(batch, self._place(self._check(batch[0])))
+        return placed.contiguous(memory_format=torch.channels_last) if self._network.channels_last else placed
+
+    def from_network_grid(self, output: Tensor, size: tuple[int, int]) -> Tensor:
+        """See :meth:`xaiseg.subject.Segmenter.from_network_grid`."""
+        return to_image(self._to_logits(output), self._place(size))
+
     def _check(self, image: Tensor) -> tuple[int, int]:
         if image.ndim != 3 or image.shape[0] != self.info.channels:
             raise SubjectError(
@@ -167,18 +183,17 @@ class NetworkSegmenter(Segmenter):
         if self._network.channels_last:
             batch = batch.contiguous(memory_format=torch.channels_last)
         raw = torch.cat([self._call(part) for part in self._parts(batch)])
-        logits = to_logits(
-            raw[: len(batch)],
-            classes=len(self.info.classes),
-            kind=self._output.kind,
-            activation=self._output.activation,
-        )
+        logits = self._to_logits(raw[: len(batch)])
         height, width = batch.shape[-2:]
         if len(logits) != len(batch) or height * logits.shape[-1] != width * logits.shape[-2]:
             got = f"{tuple(raw.shape)} for an input {tuple(batch.shape)}"
             allowed = "as many images, on the same grid or a coarser one of the same proportions"
             raise SubjectError("the output does not fit the input", where="output", got=got, allowed=allowed)
         return logits
+
+    def _to_logits(self, raw: Tensor) -> Tensor:
+        classes, kind = len(self.info.classes), self._output.kind
+        return to_logits(raw, classes=classes, kind=kind, activation=self._output.activation)
 
     def _parts(self, batch: Tensor) -> Sequence[Tensor]:
         fixed = self._network.fixed_batch

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from xaiseg import __version__
+from xaiseg.cli_zoo import DeviceOption, SeedOption, zoo
 from xaiseg.errors import UsageError, XaisegError
 from xaiseg.progress import Bars
 
@@ -28,7 +29,6 @@ app = typer.Typer(
     "5 nothing to audit.",
 )
 protocols = typer.Typer(name="protocol", help="Lists, shows, explains and checks protocols.", no_args_is_help=True)
-zoo = typer.Typer(name="zoo", help="Lists, shows and trains the models of the zoo.", no_args_is_help=True)
 app.add_typer(protocols)
 app.add_typer(zoo)
 
@@ -48,8 +48,6 @@ DataOption = Annotated[
 RootOption = Annotated[Path | None, typer.Option("--data-root", help="Where relative data paths of model.yaml start.")]
 OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="Run directory; the same command resumes it.")]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Audit about N cases; caps the gates.")]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
 ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="Threads of each worker; part of the plan.")]
 JsonOption = Annotated[str | None, typer.Option("--json", help="Also write audit.json here; - is standard output.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
@@ -359,38 +357,3 @@ def protocol_check(protocol: Annotated[str, typer.Argument(help="Name or file.")
         raise typer.Exit(2)
     held = load_protocol(protocol)
     _say(f"{protocol}: {len(held.checks)} checks, {len(held.requires)} requirements, sha256 {held.sha256}")
-
-
-@zoo.command("list")
-def zoo_list() -> None:
-    """Lists the models of the zoo."""
-    from xaiseg.zoo import card, list_models
-
-    for name in list_models():
-        _say(f"{name}: {card(name).summary}")
-
-
-@zoo.command("show")
-def zoo_show(name: Annotated[str, typer.Argument(help="A name of the zoo.")]) -> None:
-    """Prints the card of a model."""
-    from xaiseg.zoo import card, card_text
-
-    _say(card_text(card(name)))
-
-
-@zoo.command("train")
-def zoo_train(
-    name: Annotated[str, typer.Argument(help="A name of the zoo.")],
-    data: Annotated[str, typer.Option("--data", help="phantoms, or a folder with images/, masks/ and meta.csv.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for weights, model.yaml, split and log.")],
-    size: Annotated[int, typer.Option("--size", min=32, help="Internal side in pixels.")] = 128,
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Default: the recipe's.")] = None,
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
-) -> None:
-    """Trains a compact version by its recipe; a stopped training goes on."""
-    from xaiseg.plan import choose_device
-    from xaiseg.training import train_zoo
-
-    for line in train_zoo(name, data, out=out, size=size, epochs=epochs, seed=seed, device=choose_device(device)):
-        _say(line)

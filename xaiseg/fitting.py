@@ -7,70 +7,23 @@ and audit see the same pixels.
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xaiseg.augmentation import Augmentation, augment
 from xaiseg.data.case import Case
-from xaiseg.errors import NothingToAudit, UsageError
+from xaiseg.errors import NothingToAudit, SubjectError, UsageError
 from xaiseg.geometry import place, to_network
 from xaiseg.seeds import derive_seed
-
-IGNORE: Final = 255
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that fixes a training besides data and seed.
-
-    Attributes:
-        size: side of the square grid of the network, pixels; images are letterboxed.
-        epochs: number of epochs.
-        images_per_epoch: images drawn an epoch, the same for small and large sets, so that one recipe serves both.
-        batch: images a step.
-        lr: peak learning rate of AdamW; a tenth of the steps rise to it, a cosine falls from it.
-        weight_decay: of AdamW.
-        averaging: share of the old value when a step updates the running average of the weights; the average is what is
-            scored and kept, because it does not jump from epoch to epoch.
-        augmentation: random changes of training images.
-        bfloat16: compute in bfloat16 where that keeps accuracy; several times faster on processors that have it.
-    """
-
-    size: int = 128
-    epochs: int = 24
-    images_per_epoch: int = 800
-    batch: int = 16
-    lr: float = 3e-3
-    weight_decay: float = 1e-2
-    averaging: float = 0.99
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    bfloat16: bool = True
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps an epoch."""
-        return math.ceil(self.images_per_epoch / self.batch)
-
-    def rate(self, step: int) -> float:
-        """Learning rate of a step, counted over all epochs.
-
-        >>> recipe = Recipe(epochs=10, images_per_epoch=160, batch=16)
-        >>> round(recipe.rate(9), 6) == recipe.lr, recipe.rate(99) < 0.01 * recipe.lr
-        (True, True)
-        """
-        total = self.epochs * self.steps
-        rise = max(1, total // 10)
-        if step < rise:
-            return self.lr * (step + 1) / rise
-        return self.lr * 0.5 * (1 + math.cos(math.pi * (step + 1 - rise) / max(1, total - rise)))
+from xaiseg.zoo.augmentation import augment
+from xaiseg.zoo.recipe import IGNORE, Objective, Recipe
 
 
 @dataclass(frozen=True)
@@ -127,6 +80,15 @@ class _Pictures:
 
     images: Tensor
     masks: Tensor
+    ids: list[str]
+    side: Tensor | None = None
+
+    def digest(self) -> str:
+        """Digest of names and pixels, so that a checkpoint is never continued with other data."""
+        held = hashlib.sha256("\n".join(self.ids).encode())
+        held.update(self.images.numpy().tobytes())
+        held.update(self.masks.numpy().tobytes())
+        return held.hexdigest()
 
 
 def train(
@@ -136,8 +98,10 @@ def train(
     *,
     recipe: Recipe,
     out: Path,
+    objective: Objective | None = None,
     seed: int = 0,
     log: Callable[[str], None] = print,
+    progress: Callable[[int, int], None] = lambda step, steps: None,
     device: str = "cpu",
     classes: int = 2,
 ) -> Trained:
@@ -147,29 +111,38 @@ def train(
         build: makes the network; it answers one logit a pixel for two classes, else ``classes`` logits.
         train_cases: cases with a reference; values of their images lie in [0, 1].
         validation_cases: the same, from other clusters.
-        recipe: see :class:`Recipe`.
+        recipe: see :class:`~xaiseg.zoo.recipe.Recipe`.
         out: folder for weights.safetensors; holds checkpoint.pt while the training runs, and the same call goes on from
             there after an interruption, ending with the same weights on the same machine.
+        objective: what is computed; None = cross-entropy plus soft Dice.
         seed: fixes first weights, order and augmentation.
         log: receives a line an epoch.
+        progress: called after each step with the number of steps done and the number of all.
         device: where to compute.
         classes: number of classes, background included.
 
     Raises:
         NothingToAudit: a part has no case.
-        UsageError: ``out`` holds the checkpoint of another training.
+        UsageError: the parts share a case, the training part has one class, ``out`` holds the checkpoint of another
+            training, or the objective serves another number of classes.
+        SubjectError: the loss is no number; names the step and the cases. No weights are written.
     """
     own, held_out = _pictures(train_cases, recipe, "train"), _pictures(validation_cases, recipe, "validation")
+    objective = objective or Objective()
+    _refuse(own, held_out, objective, classes)
     torch.manual_seed(derive_seed(seed, "first weights"))
-    state = _State.start(build(), recipe, device)
+    network = build()
+    own.side = objective.prepare(network, own.images, own.masks)
+    state = _State.start(network, recipe, device)
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "checkpoint.pt"
-    document = json.dumps({"recipe": asdict(recipe), "seed": seed, "classes": classes}, sort_keys=True)
+    fixed = {"recipe": asdict(recipe), "seed": seed, "classes": classes, "data": [own.digest(), held_out.digest()]}
+    document = json.dumps(fixed, sort_keys=True)
     if checkpoint.is_file():
         state.resume(checkpoint, document)
         log(f"resumed after epoch {state.epoch}")
-    while state.epoch < recipe.epochs:
-        loss = _epoch(state, own, recipe, seed, classes)
+    while state.epoch < recipe.epochs and not state.is_done(recipe.patience):
+        loss = _epoch(state, own, recipe, objective, seed, progress)
         score = evaluate(state.average, held_out.images, held_out.masks, classes)
         state.close_epoch(score)
         state.save(checkpoint, document)
@@ -178,6 +151,22 @@ def train(
     checkpoint.unlink()
     assert state.best is not None  # there was an epoch
     return Trained(weights, state.best_epoch, state.best, sum(p.numel() for p in state.network.parameters()))
+
+
+def _refuse(own: _Pictures, held_out: _Pictures, objective: Objective, classes: int) -> None:
+    """What cannot be trained, found before any time is spent."""
+    shared = sorted(set(own.ids) & set(held_out.ids))
+    if shared:
+        raise UsageError("a case is in the training and in the validation part", where="train", got=shared[0],
+                         then="Scores would be of images that the network has seen")  # fmt: skip
+    if objective.classes not in (None, classes):
+        raise UsageError("the loss of this model serves another number of classes", where="classes", got=classes,
+                         allowed=objective.classes)  # fmt: skip
+    present = [index for index in range(classes) if bool((own.masks == index).any())]
+    if len(present) < 2:
+        got = f"class {present[0]} alone" if present else "no labelled pixel"
+        raise UsageError("a training needs pixels of at least two classes", where="train", got=got,
+                         then="Check the masks and the order of classes")  # fmt: skip
 
 
 @dataclass
@@ -198,8 +187,28 @@ class _State:
         if recipe.epochs < 1:
             raise UsageError("a training has at least one epoch", where="epochs", got=recipe.epochs)
         network = network.to(device).to(memory_format=torch.channels_last)
-        optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+        _spare_strided_depthwise(network)
+        peaks = {"encoder.": recipe.lr if recipe.encoder_lr is None else recipe.encoder_lr, "": recipe.lr}
+        parts: dict[str, list[nn.Parameter]] = {"encoder.": [], "": []}
+        for name, parameter in network.named_parameters():
+            parts["encoder." if name.startswith("encoder.") else ""].append(parameter)
+        groups = [{"params": held, "peak": peaks[name]} for name, held in parts.items() if held]
+        optimiser = torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
         return cls(network, copy.deepcopy(network), optimiser, device)
+
+    def is_done(self, patience: int | None) -> bool:
+        """Whether the validation score has not risen for too long."""
+        return patience is not None and self.epoch - self.best_epoch >= patience
+
+    def step(self, loss: Tensor, share: float, clip: float | None) -> None:
+        """One step of the optimiser at a share of each group's peak learning rate."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = share * group["peak"]
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), clip)
+        self.optimiser.step()
 
     @torch.no_grad()
     def follow(self, keep: float) -> None:
@@ -246,23 +255,41 @@ class _State:
         self.best, self.best_weights = Score(**held["best"]), held["best_weights"]
 
 
+def _spare_strided_depthwise(network: nn.Module) -> None:
+    """Keeps depthwise convolutions with a stride in float32: in bfloat16 their gradient is 3 to 20 times slower."""
+    for module in network.modules():
+        if type(module) is nn.Conv2d and module.groups == module.in_channels > 1 and max(module.stride) > 1:
+            module.__class__ = _Float32Conv
+
+
+class _Float32Conv(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu":
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float())
+
+
 def _pictures(cases: Iterable[Case], recipe: Recipe, part: str) -> _Pictures:
-    images, masks = [], []
+    images, masks, ids = [], [], []
     size = (recipe.size, recipe.size)
     for case in cases:
         if case.reference is None:
             raise UsageError("a training case has no reference", where=part, got=case.id)
-        placement = place(case.shape, size=size)
+        placement = place(case.shape, size=size, resize=recipe.resize)
         placed = to_network(torch.from_numpy(case.image)[None].float(), placement, fill=0.0)[0]
         images.append((placed.clamp(0, 1) * 255).round().to(torch.uint8))
         mask = torch.from_numpy(case.reference)[None, None].float()
         masks.append(to_network(mask, placement, fill=IGNORE, mode="nearest")[0, 0].to(torch.uint8))
+        ids.append(case.id)
     if not images:
         raise NothingToAudit("there is no case to train with", where=part)
-    return _Pictures(torch.stack(images), torch.stack(masks))
+    return _Pictures(torch.stack(images), torch.stack(masks), ids)
 
 
-def _epoch(state: _State, own: _Pictures, recipe: Recipe, seed: int, classes: int) -> float:
+def _epoch(
+    state: _State, own: _Pictures, recipe: Recipe, objective: Objective, seed: int, progress: Callable[[int, int], None]
+) -> float:
     """One epoch, drawn and augmented from seeds of its own, so that it does not depend on earlier ones."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "epoch", str(state.epoch)))
     rounds = math.ceil(recipe.steps * recipe.batch / len(own.images))
@@ -271,49 +298,29 @@ def _epoch(state: _State, own: _Pictures, recipe: Recipe, seed: int, classes: in
     total = 0.0
     for step in range(recipe.steps):
         chosen = order[step * recipe.batch : (step + 1) * recipe.batch]
-        images, masks = augment(own.images[chosen].float() / 255, own.masks[chosen], recipe.augmentation, generator)
-        images = images.to(state.device).contiguous(memory_format=torch.channels_last)
         done = state.epoch * recipe.steps + step
-        for group in state.optimiser.param_groups:
-            group["lr"] = recipe.rate(done)
-        with torch.autocast(torch.device(state.device).type, dtype=torch.bfloat16, enabled=recipe.bfloat16):
-            logits = state.network(images)
-        loss = segmentation_loss(logits.float(), masks.to(state.device), classes)
-        state.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        state.optimiser.step()
+        loss = _loss(state, own, chosen, recipe, objective, generator)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            ids = ", ".join(own.ids[int(index)] for index in chosen)
+            raise SubjectError("the loss is no number; no weights were written", where=f"step {done + 1}, cases {ids}",
+                               got=value, then="Look at these images, or lower the learning rate")  # fmt: skip
+        state.step(loss, recipe.share(done), recipe.clip)
         state.follow(min(recipe.averaging, (1 + done) / (10 + done)))  # short at first: the first weights are random
-        total += float(loss.detach())
+        total += value
+        progress(done + 1, recipe.epochs * recipe.steps)
     return total / recipe.steps
 
 
-def segmentation_loss(logits: Tensor, masks: Tensor, classes: int) -> Tensor:
-    """Cross-entropy plus soft Dice, each a mean; pixels labelled 255 do not count.
-
-    Args:
-        logits: (B, 1, H, W) for two classes, else (B, classes, H, W).
-        masks: (B, H, W) uint8 class indices.
-        classes: number of classes, background included.
-
-    >>> masks = torch.tensor([[[0, 1]]], dtype=torch.uint8)
-    >>> float(segmentation_loss(torch.tensor([[[[-20.0, 20.0]]]]), masks, 2)) < 1e-6
-    True
-    """
-    valid = (masks != IGNORE).unsqueeze(1)
-    if classes == 2:
-        target = (masks == 1).unsqueeze(1).float()
-        entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        entropy = (entropy * valid).sum() / valid.sum().clamp(min=1)
-        probabilities = logits.sigmoid()
-    else:
-        entropy = F.cross_entropy(logits, masks.long(), ignore_index=IGNORE)
-        probabilities = logits.softmax(dim=1)[:, 1:]
-        target = torch.stack([masks == index for index in range(1, classes)], dim=1).float()
-    probabilities = probabilities * valid
-    both = (probabilities * target).sum(dim=(2, 3))
-    either = probabilities.sum(dim=(2, 3)) + target.sum(dim=(2, 3))
-    # The added 1 keeps images without a lesion defined: they are punished for what they invent.
-    return entropy + (1 - (2 * both + 1) / (either + 1)).mean()
+def _loss(
+    state: _State, own: _Pictures, chosen: Tensor, recipe: Recipe, objective: Objective, generator: torch.Generator
+) -> Tensor:
+    images, masks = augment(own.images[chosen].float() / 255, own.masks[chosen], recipe.augmentation, generator)
+    images = images.to(state.device).contiguous(memory_format=torch.channels_last)
+    side = None if own.side is None else own.side[chosen].to(state.device)
+    with torch.autocast(torch.device(state.device).type, dtype=torch.bfloat16, enabled=recipe.bfloat16):
+        logits = state.network(images) if side is None else state.network(images, side)
+    return objective.loss(state.network, logits.float(), masks.to(state.device), side)
 
 
 @torch.no_grad()

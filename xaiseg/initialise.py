@@ -120,7 +120,7 @@ def _guess_source(model: str, folder: Path) -> tuple[dict[str, Any], str]:
         shipped = zoo.card(model).weights
         if not shipped:
             raise UsageError("this zoo model ships no weights", where="MODEL", got=model, then="Train it first")
-        return {"zoo": model, "weights": shipped[0]}, "the weights that ship with the package"
+        return {"zoo": model, "weights": shipped[0].file}, "the weights that ship with the package"
     path = Path(model)
     if not path.is_file():
         hint = did_you_mean(model, zoo.list_models())

@@ -255,15 +255,18 @@ def _fitted(
 
 def _exposes_intrinsic(network: Network, channels: int) -> bool:
     """Whether a zoo model has an explanation of its own, found by asking it once."""
+    ask: Callable[[Tensor], Any] | None = getattr(network.module, "intrinsic", None)
+    if ask is None:
+        return False
     side = 2 * network.multiple_of
     with torch.inference_mode():
-        image = torch.zeros(1, channels, side, side, device=network.device)
-        return bool(getattr(network.module, "intrinsic")(image))  # noqa: B009 - nn.Module types every attribute
+        return bool(ask(torch.zeros(1, channels, side, side, device=network.device)))
 
 
 def _state(model: ModelFile) -> dict[str, Tensor]:
     path = weights_path(model)
     assert path is not None  # the sources that call this require weights
+    zoo.check_shipped(path)
     return read_weights(path, trust=model.trust, where=model.where("source", "weights"))
 
 

@@ -7,7 +7,7 @@ normalisation, resizing, padding and batching, and maps its answers back to the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -147,6 +147,31 @@ class Segmenter(ABC):
         A subject that pads or crops an image before the network overrides this and undoes its own geometry.
         """
         return torch.nn.functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+    def intrinsic(self, batch: Tensor) -> Mapping[str, Tensor]:
+        """What the architecture itself says of a batch (B, C, H, W) in the declared range.
+
+        Returns:
+            Name -> maps (B, 1, h, w) on the network's own grid or a coarser one, or vectors (B, n).
+
+        Raises:
+            SubjectError: the subject does not offer "intrinsic".
+        """
+        from xaiseg.errors import SubjectError
+
+        raise SubjectError("this architecture has no explanation of its own", got=type(self).__name__)
+
+    def to_network_grid(self, batch: Tensor) -> Tensor:
+        """Images (B, C, H, W) in the declared range as :attr:`module` receives them; the same where grids agree."""
+        return batch
+
+    def from_network_grid(self, output: Tensor, size: tuple[int, int]) -> Tensor:
+        """Logits (B, K, H, W) on the image's grid of what :attr:`module` answers.
+
+        One channel becomes the two logits (0, z).
+        """
+        logits = torch.cat((torch.zeros_like(output), output), dim=1) if output.shape[1] == 1 else output
+        return self.to_image_grid(logits, size)
 
     def decide(self, logits: Tensor) -> Prediction:
         """Turns (K, H, W) logits into probabilities and labels with the frozen threshold.

@@ -7,13 +7,12 @@ down.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -21,22 +20,27 @@ import numpy as np
 import torch
 
 from xaiseg import zoo
-from xaiseg.data.case import Case, ImageSpec
+from xaiseg.data.case import Case, Dataset, ImageSpec
 from xaiseg.data.entry import DataEntry, PhantomEntry
 from xaiseg.data.readers import entry_from_folder, load_case, open_dataset
 from xaiseg.errors import UsageError
-from xaiseg.fitting import Recipe, Score, Trained, image_dice, train
+from xaiseg.fitting import Score, Trained, image_dice, train
 from xaiseg.loading import load_subject, read_model_file
 from xaiseg.modelfile import flow
 from xaiseg.seeds import derive_seed
 from xaiseg.subject import Segmenter
+from xaiseg.zoo.recipe import Recipe
 
-__all__ = ["Recipe", "main", "split_clusters", "train", "train_zoo"]
+__all__ = ["Recipe", "split_clusters", "train", "train_zoo"]
 
 Part = Literal["train", "validation", "test"]
 
 #: Shares of the clusters, in order.
 SHARES: Final[tuple[tuple[Part, float], ...]] = (("train", 0.50), ("validation", 0.15), ("test", 0.35))
+
+
+#: What a threshold is chosen from.
+THRESHOLDS: Final = tuple(round(0.05 * step, 2) for step in range(1, 20))
 
 
 def split_clusters(clusters: Iterable[str], *, seed: int = 0) -> dict[str, Part]:
@@ -62,14 +66,18 @@ def train_zoo(
     data: str | Path,
     *,
     out: Path,
-    size: int = 128,
+    size: int | None = None,
     epochs: int | None = None,
+    recipe: str | None = None,
+    split: Path | None = None,
     seed: int = 0,
     device: str = "cpu",
     threads: int = 2,
+    channels: int = 1,
     classes: tuple[str, ...] = ("background", "lesion"),
     strata: Sequence[str] = (),
     log: Callable[[str], None] = print,
+    progress: Callable[[int, int], None] = lambda step, steps: None,
 ) -> list[str]:
     """Trains a zoo model and writes OUT/weights.safetensors, OUT/model.yaml, OUT/training.log and OUT/split.csv.
 
@@ -77,14 +85,19 @@ def train_zoo(
         name: a name of :func:`xaiseg.zoo.list_models`.
         data: "phantoms", or a folder with images/, masks/ and perhaps meta.csv.
         out: an interrupted training goes on from here.
-        size: side of the network's square grid, pixels.
+        size: side of the network's square grid, pixels, a multiple of the model's stride; None = the recipe's.
         epochs: None = the recipe's.
+        recipe: the name of one of the model's recipes; None = its default one.
+        split: a CSV file with the columns id and part (train, validation, test), as an earlier training wrote it; None
+            divides the clusters of the folder by a seeded hash.
         seed: fixes phantoms, division, first weights, order and augmentation.
         device: where to compute.
         threads: of the processor; more of them than cores makes training ten times slower.
+        channels: 1 reads images as grey, 3 as RGB.
         classes: names, the background first.
         strata: columns that model.yaml shall declare as subgroups.
         log: receives each line that also goes to training.log.
+        progress: called after each step with the number of steps done and the number of all.
 
     Returns:
         Lines that say what was written and how the model does on the validation part.
@@ -92,30 +105,36 @@ def train_zoo(
     Raises:
         UsageError: unknown model, or data that cannot be divided.
     """
-    card = zoo.card(name)
-    out.mkdir(parents=True, exist_ok=True)
-    recipe = Recipe(size=size) if epochs is None else Recipe(size=size, epochs=epochs)
-    spec = ImageSpec(channels=1, classes=classes)
-    parts = _phantoms(seed, strata) if str(data) == "phantoms" else _folder(Path(data), out, seed, strata, spec)
-    with _threads(threads), (out / "training.log").open("a", encoding="utf-8") as stream:
-        say = _both(log, stream)
-        say(f"{name} on {parts.label}, seed {seed}, size {size}, {recipe.epochs} epochs; {_machine()}")
+    chosen = _recipe(name, recipe, size, epochs)
+    spec = ImageSpec(channels=channels, classes=classes)
+    parts = _parts(data, out, seed, strata, spec, split)
+    with _threads(threads), _logging(out / "training.log", log) as say:
+        say(f"{name} on {parts.label}, seed {seed}, size {chosen.size}, {chosen.epochs} epochs; {_machine()}")
         trained = train(
-            lambda: zoo.build(name, 1, 1 if len(classes) == 2 else len(classes)),
-            parts.cases("train", spec),
-            parts.cases("validation", spec),
-            recipe=recipe,
+            lambda: zoo.build(name, channels, 1 if len(classes) == 2 else len(classes)),
+            *(parts.cases(part, spec) for part, _ in SHARES[:2]),
+            recipe=chosen,
+            objective=zoo.objective_of(name),
             out=out,
             seed=seed,
             log=say,
+            progress=progress,
             device=device,
             classes=len(classes),
         )
-        model_path = _write_model(out, name, card.multiple_of, parts, trained, size, classes)
-        score = _own_grid(model_path, parts, spec)
-        say(f"epoch {trained.epoch} kept; validation on the images' own grid: {score}")
-    written = [trained.weights, model_path, out / "training.log", *([parts.split] if parts.split else [])]
-    return [f"wrote {path}" for path in written] + [f"audit it with: xaiseg audit {model_path}"]
+        model_path, threshold, score = _finish(out, name, chosen, parts, trained, spec)
+        say(f"epoch {trained.epoch} kept; threshold {threshold}; validation on the images' own grid: {score}")
+    written = (trained.weights, model_path, out / "training.log", parts.split)
+    return [*(f"wrote {path}" for path in written if path), f"audit it with: xaiseg audit {model_path}"]
+
+
+def _recipe(name: str, which: str | None, size: int | None, epochs: int | None) -> Recipe:
+    chosen, stride = zoo.recipe_of(name, which), zoo.card(name).multiple_of
+    chosen = replace(chosen, size=size or chosen.size, epochs=epochs or chosen.epochs)
+    if chosen.size % stride or chosen.size < 2 * stride:
+        raise UsageError(f"the grid does not suit the strides of {name}", where="--size", got=chosen.size,
+                         allowed=f"multiples of {stride} from {2 * stride} on")  # fmt: skip
+    return chosen
 
 
 @contextmanager
@@ -152,38 +171,86 @@ def _phantoms(seed: int, strata: Sequence[str]) -> _Parts:
     return _Parts({part: entry(part) for part, _ in SHARES}, Path(), "phantoms")
 
 
-def _folder(folder: Path, out: Path, seed: int, strata: Sequence[str], spec: ImageSpec) -> _Parts:
-    entry = entry_from_folder(folder)
-    if entry.reader != "folder":
-        raise UsageError("training reads folders with images/ and masks/ only", where="--data", got=folder)
-    whole = open_dataset("train", entry, root=folder, spec=spec)
+def _parts(
+    data: str | Path, out: Path, seed: int, strata: Sequence[str], spec: ImageSpec, split: Path | None
+) -> _Parts:
+    out.mkdir(parents=True, exist_ok=True)
+    if str(data) != "phantoms":
+        return _folder(Path(data), out, seed, strata, spec, split)
+    if split is not None:
+        raise UsageError("phantoms are divided already", where="--split", got=split)
+    return _phantoms(seed, strata)
+
+
+def _own_parts(whole: Dataset, seed: int) -> dict[str, str]:
     parts = split_clusters((case.cluster for case in whole.cases), seed=seed)
     short = [part for part, _ in SHARES if part not in parts.values()]
     if short:
         what = f"too few clusters to divide: none is left for {', '.join(short)}"
         raise UsageError(what, where="--data", got=f"{len(parts)} clusters", allowed="about 7 or more")
+    return {case.id: parts[case.cluster] for case in whole.cases}
+
+
+def _given_parts(path: Path, whole: Dataset) -> dict[str, str]:
+    """The parts that a list names, with no cluster in two of them: an epoch chosen on test images would flatter."""
+    if not path.is_file():
+        raise UsageError("there is no such file", where="--split", got=path)
+    with path.open(newline="", encoding="utf-8") as stream:
+        parts = {row.get("id", ""): row.get("part", "") for row in csv.DictReader(stream)}
+    known = [part for part, _ in SHARES]
+    homes: dict[str, str] = {}
+    for case in whole.cases:
+        if parts.get(case.id) not in known:
+            raise UsageError(f"the part of {case.id} is not known", where=path, got=parts.get(case.id) or "nothing",
+                             allowed=f"columns id and part, each part one of {', '.join(known)}")  # fmt: skip
+        home = homes.setdefault(case.cluster, parts[case.id])
+        if home != parts[case.id]:
+            raise UsageError("a cluster is in two parts", where=path,
+                             got=f"{case.cluster} in {home} and {parts[case.id]}",
+                             allowed="each patient, site or flight in one part")  # fmt: skip
+    return {case.id: parts[case.id] for case in whole.cases}
+
+
+def _folder(folder: Path, out: Path, seed: int, strata: Sequence[str], spec: ImageSpec, given: Path | None) -> _Parts:
+    entry = entry_from_folder(folder)
+    if entry.reader != "folder":
+        raise UsageError("training reads folders with images/ and masks/ only", where="--data", got=folder)
+    whole = open_dataset("train", entry, root=folder, spec=spec)
+    parts = _given_parts(given, whole) if given else _own_parts(whole, seed)
     split = out / "split.csv"
-    with split.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["id", "part"])
-        writer.writerows([case.id, parts[case.cluster]] for case in whole.cases)
+    lines = ["id,part", *(f"{case.id},{parts[case.id]}" for case in whole.cases)]
+    split.write_text("\n".join(lines) + "\n", encoding="utf-8")
     own = ("meta.csv",) if (folder / "meta.csv").is_file() else ()
     held = entry.model_copy(update={"path": ".", "meta": (*own, str(split.resolve())), "strata": tuple(strata)})
     entries = {part: held.model_copy(update={"where": {"part": part}}) for part, _ in SHARES}
     return _Parts(entries, folder.resolve(), f"{len(whole.cases)} images of {folder.name}", split)
 
 
+def _finish(
+    out: Path, name: str, recipe: Recipe, parts: _Parts, trained: Trained, spec: ImageSpec
+) -> tuple[Path, float, Score]:
+    """Writes model.yaml, with the threshold that does best on the validation part where the recipe wants that."""
+    path = _write_model(out, name, recipe, parts, trained, spec, "value: 0.5, chosen_on: default")
+    if not (recipe.choose_threshold and len(spec.classes) == 2):
+        return path, 0.5, _own_grid(path, parts, spec, (0.5,))[0.5]
+    scores = _own_grid(path, parts, spec, THRESHOLDS)
+    best = max(THRESHOLDS, key=lambda value: (scores[value].selection, -abs(value - 0.5)))
+    _write_model(out, name, recipe, parts, trained, spec, f"value: {best}, chosen_on: val")
+    return path, best, scores[best]
+
+
 def _write_model(
-    out: Path, name: str, multiple_of: int, parts: _Parts, trained: Trained, size: int, classes: tuple[str, ...]
+    out: Path, name: str, recipe: Recipe, parts: _Parts, trained: Trained, spec: ImageSpec, threshold: str
 ) -> Path:
-    activation = "sigmoid" if len(classes) == 2 else "softmax"
+    activation, side = "sigmoid" if len(spec.classes) == 2 else "softmax", recipe.size
+    grid = f"size: [{side}, {side}], resize: {recipe.resize}, multiple_of: {zoo.card(name).multiple_of}"
     lines = [
         f"name: {name}-{parts.root.name or 'phantoms'}",
         "task: segmentation",
-        f"classes: {flow(classes)}",
+        f"classes: {flow(spec.classes)}",
         f"source: {{zoo: {name}, weights: {trained.weights.name}}}",
-        f"input: {{channels: 1, range: [0, 1], size: [{size}, {size}], resize: pad, multiple_of: {multiple_of}}}",
-        f"output: {{kind: logits, activation: {activation}, threshold: {{value: 0.5, chosen_on: default}}}}",
+        f"input: {{channels: {spec.channels}, range: [0, 1], {grid}}}",
+        f"output: {{kind: logits, activation: {activation}, threshold: {{{threshold}}}}}",
         *([f"data_root: {flow(parts.root.as_posix())}"] if parts.split else []),
         "data:",
         *(f"  {part}: {flow(_plain(parts.entries[part]))}" for part in ("test", "train", "validation")),
@@ -202,60 +269,35 @@ def _plain(entry: DataEntry) -> dict[str, Any]:
     return held
 
 
-def _own_grid(model_path: Path, parts: _Parts, spec: ImageSpec) -> Score:
-    """Scores the written model as an audit would see it, on the images' own pixels."""
+def _own_grid(model_path: Path, parts: _Parts, spec: ImageSpec, thresholds: Sequence[float]) -> dict[float, Score]:
+    """Scores the written model as an audit would see it, on the images' own pixels, at each threshold."""
     subject = load_subject(read_model_file(model_path))
     assert isinstance(subject, Segmenter)  # the zoo holds segmentation models
-    dice: list[float] = []
-    empty: list[float] = []
+    dice: dict[float, list[float]] = {value: [] for value in thresholds}
+    empty: dict[float, list[float]] = {value: [] for value in thresholds}
     for case in parts.cases("validation", spec):
-        labels = subject.decide(subject.predict([torch.from_numpy(case.image)])[0]).labels
+        logits = subject.predict([torch.from_numpy(case.image)])[0]
         assert case.reference is not None  # training has refused cases without one
         reference = torch.from_numpy(case.reference.astype(np.int64))
-        value, has_lesion = image_dice(torch.from_numpy(labels), reference, len(spec.classes))
-        (dice if has_lesion else empty).append(value)
-    return Score.of(dice, empty)
+        for threshold in thresholds:
+            labels = logits.argmax(dim=0) if len(logits) > 2 else (logits.softmax(dim=0)[1] >= threshold).long()
+            value, has_lesion = image_dice(labels, reference, len(spec.classes))
+            (dice if has_lesion else empty)[threshold].append(value)
+    return {threshold: Score.of(dice[threshold], empty[threshold]) for threshold in thresholds}
 
 
-def _both(log: Callable[[str], None], stream: Any) -> Callable[[str], None]:
-    def say(line: str) -> None:
-        log(line)
-        stream.write(line + "\n")
-        stream.flush()
+@contextmanager
+def _logging(path: Path, log: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
+    """A function that writes a line to a file as well as to ``log``."""
+    with path.open("a", encoding="utf-8") as stream:
 
-    return say
+        def say(line: str) -> None:
+            log(line)
+            stream.write(line + "\n")
+            stream.flush()
+
+        yield say
 
 
 def _machine() -> str:
     return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}"
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The same as ``xaiseg zoo train``, with the columns of subgroups."""
-    parser = argparse.ArgumentParser(prog="python -m xaiseg.training", description="Trains a zoo model.")
-    parser.add_argument("name")
-    parser.add_argument("--data", required=True, help="phantoms, or a folder with images/, masks/ and meta.csv")
-    parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--epochs", type=int)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--strata", nargs="*", default=(), help="columns that model.yaml declares as subgroups")
-    given = parser.parse_args(arguments)
-    for line in train_zoo(
-        given.name,
-        given.data,
-        out=given.out,
-        size=given.size,
-        epochs=given.epochs,
-        seed=given.seed,
-        device=given.device,
-        threads=given.threads,
-        strata=given.strata,
-    ):
-        print(line)
-
-
-if __name__ == "__main__":
-    main()

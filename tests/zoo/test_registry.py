@@ -19,16 +19,33 @@ def test_every_model_keeps_its_card(name):
         with torch.no_grad():
             assert network(image).shape == (2, outputs, 2 * side, 3 * side)
             assert isinstance(network.intrinsic(image), dict)
-    for field in ("summary", "paper", "licence", "source", "differs", "data"):
+    for field in ("summary", "paper", "licence", "source", "differs"):
         assert getattr(card, field) in zoo.card_text(card)
 
 
 @pytest.mark.parametrize("name", zoo.list_models())
 def test_shipped_weights_are_small_and_there(name):
-    for file in zoo.card(name).weights:
-        path = zoo.WEIGHTS / file
-        assert path.is_file()
-        assert path.stat().st_size <= 2_000_000
+    for weights in zoo.card(name).weights:
+        path = zoo.WEIGHTS / weights.file
+        assert path.stat().st_size <= 4_000_000
+        assert all((weights.data, weights.command, weights.result))
+        zoo.check_shipped(path)
+
+
+def test_changed_weights_are_refused(tmp_path, monkeypatch):
+    file = zoo.card("unet-compact").weights[0].file
+    (tmp_path / file).write_bytes((zoo.WEIGHTS / file).read_bytes() + b"!")
+    zoo.check_shipped(tmp_path / file)  # a user's own file of the same name
+    monkeypatch.setattr(zoo, "WEIGHTS", tmp_path)
+    with pytest.raises(UsageError, match="changed after the release"):
+        zoo.check_shipped(tmp_path / file)
+
+
+def test_recipes_have_names():
+    assert zoo.recipe_of("radiomicnet", "paper").encoder_lr == 1e-5
+    assert zoo.recipe_of("unet-compact") == zoo.recipe_of("unet-compact", "compact")
+    with pytest.raises(UsageError, match="did you mean 'paper'"):
+        zoo.recipe_of("radiomicnet", "papr")
 
 
 def test_an_unknown_name_gets_a_hint():

@@ -194,6 +194,7 @@ BUILTIN: Final = (
     "subgroups_coverage",
     "calibration_pixels",
     "explanation",
+    "explanation_intrinsic",
     "robustness_degradation",
 )
 

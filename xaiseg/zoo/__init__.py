@@ -6,7 +6,8 @@ decorated with :func:`zoo_model`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -18,11 +19,32 @@ from xaiseg.errors import UsageError, did_you_mean
 if TYPE_CHECKING:
     from torch import nn
 
+    from xaiseg.zoo.recipe import Objective, Recipe
+
 #: One module an architecture. A new model of the package is a new file and a line here.
-BUILTIN: Final = ("unet_compact",)
+BUILTIN: Final = ("attention_unet", "radiomicnet", "smp_peers", "ukan", "unet_compact", "unext")
 
 #: Folder of the weights that ship with the package.
 WEIGHTS: Final = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file of trained weights that ships with the package.
+
+    Attributes:
+        file: its name under :data:`WEIGHTS`.
+        sha256: checked whenever the file is loaded by this name.
+        data: what it was trained on, with licence and attribution.
+        command: what made it, seed included; the printed log stands in docs/zoo/.
+        result: what was measured, and on what.
+    """
+
+    file: str
+    sha256: str
+    data: str
+    command: str
+    result: str
 
 
 @dataclass(frozen=True)
@@ -35,11 +57,10 @@ class Card:
         paper: the publication behind the architecture.
         parameters: trainable values for one input channel and one logit.
         multiple_of: image sides are padded to a multiple of this many pixels.
-        data: what the shipped weights were trained on.
         licence: of code and shipped weights.
         source: where the architecture comes from.
         differs: what differs from the paper, and why.
-        weights: file names under :data:`WEIGHTS`.
+        weights: the files that ship with the package.
     """
 
     name: str
@@ -47,35 +68,48 @@ class Card:
     paper: str
     parameters: int
     multiple_of: int
-    data: str
     licence: str
     source: str
     differs: str
-    weights: tuple[str, ...] = ()
+    weights: tuple[Weights, ...] = ()
 
 
 Builder = Callable[[int, int], "nn.Module"]
 _B = TypeVar("_B", bound=Builder)
 
-_REGISTRY: dict[str, tuple[Card, Builder]] = {}
+
+@dataclass(frozen=True)
+class _Member:
+    card: Card
+    build: Builder
+    recipes: Mapping[str, Recipe] | None
+    objective: Objective | None
 
 
-def zoo_model(card: Card) -> Callable[[_B], _B]:
+_REGISTRY: dict[str, _Member] = {}
+
+
+def zoo_model(
+    card: Card, *, recipes: Mapping[str, Recipe] | None = None, objective: Objective | None = None
+) -> Callable[[_B], _B]:
     """Registers a builder ``(channels, outputs) -> nn.Module`` under ``card.name``.
+
+    Args:
+        card: see :class:`Card`.
+        recipes: trainings by name, the default one first; None = one compact recipe that suits most networks.
+        objective: what a training computes; None = cross-entropy plus soft Dice.
 
     Raises:
         ValueError: the name is taken, or a field that the card must state is empty.
     """
-    empty = [
-        name for name in ("name", "summary", "paper", "data", "licence", "source", "differs") if not getattr(card, name)
-    ]
+    empty = [name for name in ("name", "summary", "paper", "licence", "source", "differs") if not getattr(card, name)]
     if empty or card.multiple_of < 1:
         raise ValueError(f"the card of {card.name or 'a zoo model'} states no {', '.join(empty) or 'multiple_of'}")
 
     def register(builder: _B) -> _B:
-        if card.name in _REGISTRY and _REGISTRY[card.name][1].__module__ != builder.__module__:
+        if card.name in _REGISTRY and _REGISTRY[card.name].build.__module__ != builder.__module__:
             raise ValueError(f"two zoo models are called {card.name!r}")
-        _REGISTRY[card.name] = (card, builder)
+        _REGISTRY[card.name] = _Member(card, builder, recipes, objective)
         return builder
 
     return register
@@ -84,8 +118,8 @@ def zoo_model(card: Card) -> Callable[[_B], _B]:
 def list_models() -> tuple[str, ...]:
     """Names of all registered models, sorted.
 
-    >>> list_models()
-    ('unet-compact',)
+    >>> "radiomicnet" in list_models()
+    True
     """
     _load()
     return tuple(sorted(_REGISTRY))
@@ -100,7 +134,7 @@ def card(name: str) -> Card:
     >>> card("unet-compact").multiple_of
     8
     """
-    return _find(name)[0]
+    return _find(name).card
 
 
 def card_text(card: Card) -> str:
@@ -114,12 +148,15 @@ def card_text(card: Card) -> str:
         "parameters": f"{card.parameters:,} (one channel, one logit)",
         "image sides": f"multiples of {card.multiple_of} px on its own grid; images are padded",
         "differs": card.differs,
-        "weights": ", ".join(card.weights) or "none shipped",
-        "data": card.data,
         "licence": card.licence,
         "source": card.source,
+        "weights": ", ".join(weights.file for weights in card.weights) or "none shipped",
     }
-    return "\n".join([f"{card.name}: {card.summary}", *(f"  {key}: {value}" for key, value in facts.items())])
+    lines = [f"{card.name}: {card.summary}", *(f"  {key}: {value}" for key, value in facts.items())]
+    for weights in card.weights:
+        shown = {"data": weights.data, "command": weights.command, "result": weights.result, "SHA-256": weights.sha256}
+        lines += [f"  {weights.file}", *(f"    {key}: {value}" for key, value in shown.items())]
+    return "\n".join(lines)
 
 
 def build(name: str, channels: int, outputs: int) -> nn.Module:
@@ -136,10 +173,55 @@ def build(name: str, channels: int, outputs: int) -> nn.Module:
     >>> sum(p.numel() for p in build("unet-compact", 1, 1).parameters()) == card("unet-compact").parameters
     True
     """
-    return _find(name)[1](channels, outputs)
+    return _find(name).build(channels, outputs)
 
 
-def _find(name: str) -> tuple[Card, Builder]:
+def recipe_of(name: str, which: str | None = None) -> Recipe:
+    """How a model is trained.
+
+    Args:
+        name: a name of :func:`list_models`.
+        which: the name of one of its recipes; None = the default one.
+
+    Raises:
+        UsageError: the model has no such recipe.
+    """
+    from xaiseg.zoo.recipe import Recipe
+
+    known = _find(name).recipes or {"compact": Recipe()}
+    if which is not None and which not in known:
+        raise UsageError(f"{name} has no such recipe", where="--recipe", got=which, then=did_you_mean(which, known))
+    return known[which] if which is not None else next(iter(known.values()))
+
+
+def objective_of(name: str) -> Objective:
+    """What a training of a model computes."""
+    from xaiseg.zoo.recipe import Objective
+
+    return _find(name).objective or Objective()
+
+
+def check_shipped(path: Path) -> None:
+    """Compares a file of :data:`WEIGHTS` with the digest on its card; other files pass.
+
+    Raises:
+        UsageError: the file is not the one that was shipped.
+    """
+    if path.parent != WEIGHTS:
+        return
+    _load()
+    known = {weights.file: weights.sha256 for member in _REGISTRY.values() for weights in member.card.weights}
+    if path.name in known and (digest := hashlib.sha256(path.read_bytes()).hexdigest()) != known[path.name]:
+        raise UsageError(
+            "the shipped weights were changed after the release",
+            where=path.name,
+            got=f"SHA-256 {digest}",
+            allowed=known[path.name],
+            then="Install xaiseg again, or name a file of your own by its path",
+        )
+
+
+def _find(name: str) -> _Member:
     _load()
     if name not in _REGISTRY:
         raise UsageError("no zoo model has this name", where="zoo", got=name, then=did_you_mean(name, _REGISTRY))

@@ -12,7 +12,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from xaiseg.zoo import Card, zoo_model
+from xaiseg.zoo import Card, Weights, zoo_model
 
 #: Channels at full, half, quarter and eighth resolution.
 WIDTHS: Final = (16, 32, 64, 96)
@@ -74,12 +74,19 @@ def _double(before: int, after: int) -> nn.Sequential:
         paper="Ronneberger, Fischer, Brox: U-Net, MICCAI 2015, doi:10.1007/978-3-319-24574-4_28",
         parameters=391_185,
         multiple_of=8,
-        data="breast-ultrasound phantoms that the package generates",
         licence="Apache-2.0",
         source="written from the paper",
         differs="16 to 96 channels instead of 64 to 1024 and four levels instead of five, so that it trains on a "
         "processor in minutes; batch normalisation and padded convolutions, so that output and input share one grid",
-        weights=("unet-compact-phantom.safetensors",),
+        weights=(
+            Weights(
+                "unet-compact-phantom.safetensors",
+                sha256="ea8a5673eab04626c25a7bfaa01bfa2e580da7620c5c065a1ad2478c7cf090b0",
+                data="breast-ultrasound phantoms that the package generates",
+                command="xaiseg zoo train unet-compact --data phantoms --out OUT --epochs 26 --seed 0",
+                result="Dice 0.855 (90 % interval 0.830 to 0.876) on 455 test phantoms; docs/zoo/unet-compact.md",
+            ),
+        ),
     )
 )
 def unet_compact(channels: int, outputs: int) -> nn.Module:

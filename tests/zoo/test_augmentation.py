@@ -1,7 +1,7 @@
 import torch
 from scipy import ndimage
 
-from xaiseg.augmentation import Augmentation, augment
+from xaiseg.zoo.augmentation import Augmentation, augment
 
 OFF = Augmentation(0, 0, 0, 0, 0, 0, 0, 0)
 
