@@ -196,7 +196,8 @@ def _values(tensor: _Table, buffers: list[_Table], axes: tuple[int, ...]) -> np.
     stored = buffers[tensor.number(2, "I")].array(0, "u1").view(TYPES[tensor.number(1, "b")])
     quantisation = tensor.table(4)
     scale, zero = quantisation.array(2, "<f4"), quantisation.array(3, "<i8")
-    values = dequantise(stored.reshape(tensor.array(0, "<i4")).transpose(axes), scale, zero)
+    with np.errstate(all="ignore"):  # what comes of a damaged scale is refused below
+        values = dequantise(stored.reshape(tensor.array(0, "<i4")).transpose(axes), scale, zero)
     if not np.isfinite(values).all():
         raise ValueError("a scale is not finite")
     return np.ascontiguousarray(values)

@@ -353,7 +353,7 @@ def radiomicnet(channels: int, outputs: int) -> nn.Module:
                 "permitted on condition of this citation)",
                 command="xaiseg zoo train radiomicnet-compact --data FOLDER "
                 "--split examples/clinical/busbra/split.csv --out OUT --seed 0",
-                result="@@BUS",
+                result="Dice 0.768 (90 % interval 0.723 to 0.802) on 129 images, 75 patients; docs/zoo/radiomicnet.md",
             ),
         ),
     ),
