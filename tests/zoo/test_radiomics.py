@@ -246,6 +246,8 @@ def test_there_is_no_gradient():
         (torch.zeros(1, 1, 16, 16, dtype=torch.uint8), "floating point"),
         (torch.full((1, 1, 16, 16), math.nan), "256 of 256 values"),
         (torch.full((1, 3, 16, 16), math.inf), "NaN or infinite"),
+        (torch.full((1, 1, 16, 16), 40000.0), "another range"),
+        (torch.full((1, 1, 16, 16), -2.0), "another range"),
     ],
 )
 def test_what_cannot_be_described_is_refused(image, match):

@@ -32,6 +32,9 @@ FEATURES: Final[tuple[str, ...]] = (
     "intensity_kurtosis",
 )
 
+#: Noise and other perturbations may leave [0, 1]; values farther off mean that the images have another range.
+RANGE_SLACK: Final = 1.0
+
 #: The circle of a local binary pattern (radius 3 px) fits in once, and so does a pair at distance 3.
 MIN_SIDE: Final = 7
 
@@ -79,7 +82,8 @@ def radiomic_features(images: Tensor) -> Tensor:
         (B, 13) float32 on the device of ``images``, without a gradient.
 
     Raises:
-        UsageError: another type, shape or number of channels, a side below 7 px, or a value that is not finite.
+        UsageError: another type, shape or number of channels, a side below 7 px, a value that is
+            not finite, or values that are far outside [0, 1].
 
     >>> features = radiomic_features(torch.full((2, 3, 16, 16), 0.5))
     >>> features.shape, features[0, FEATURES.index("intensity_mean")].item()
@@ -100,6 +104,15 @@ def radiomic_features(images: Tensor) -> Tensor:
             where="images",
             got=f"{int((~torch.isfinite(values)).sum())} of {values.numel()} values",
             allowed="finite values in [0, 1]",
+        )
+    low, high = float(values.min()), float(values.max())
+    if low < -RANGE_SLACK or high > 1 + RANGE_SLACK:
+        raise UsageError(
+            "radiomic features need values in [0, 1]; these look like another range",
+            where="images",
+            got=f"{low:g} to {high:g}",
+            allowed="0 to 1; a little beyond is clamped",
+            then="Declare input: {range: [0, 1]}: images of 8 and 16 bits are scaled into it",
         )
     found = radiomics(_grey(values).numpy())
     return torch.from_numpy(found).to(images.device, torch.float32)
