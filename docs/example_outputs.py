@@ -29,6 +29,7 @@ SHOWN = {
         "excess_object_deletion", "excess_context_deletion", "randomisation_similarity",
         "randomisation_similarity_plain",
     ),
+    "explanation.intrinsic": ("features_off_change", "features_off_dice_drop", "rank_agreement", "flattened_change"),
     "robustness.degradation": ("dice_drop",),
 }  # fmt: skip
 
