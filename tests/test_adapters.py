@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -275,3 +277,16 @@ def test_a_pickled_array_is_refused(tmp_path):
 def test_a_folder_without_predictions_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"model\.yaml:3.*no predictions"):
         folder_model(tmp_path)
+
+
+def test_a_network_of_half_precision_gets_what_it_computes_in():
+    torch.manual_seed(0)
+    module = nn.Conv2d(1, 1, 3, padding=1)
+    image = torch.rand(1, 20, 30)
+    whole = wrap_module(module).predict([image])[0]
+    half = wrap_module(copy.deepcopy(module).to(torch.bfloat16))
+    assert half.predict([image])[0].dtype == torch.float32
+    torch.testing.assert_close(half.predict([image])[0], whole, atol=0.02, rtol=0.02)
+    leaf = image[None].clone().requires_grad_(True)
+    half.forward(leaf).sum().backward()
+    assert bool(torch.isfinite(leaf.grad).all())

@@ -90,6 +90,8 @@ class NetworkSegmenter(Segmenter):
         shape = (1, spec.channels, 1, 1)
         self._mean = torch.tensor(spec.mean).reshape(-1, 1, 1).expand(shape).to(network.device)
         self._std = torch.tensor(spec.std).reshape(-1, 1, 1).expand(shape).to(network.device)
+        weights = network.module.parameters() if network.module is not None else ()
+        self._dtype = next((w.dtype for w in weights if w.is_floating_point()), torch.float32)
         if network.fixed_size is not None and self._place(spec.size or network.fixed_size).outer != network.fixed_size:
             raise UsageError("the network accepts one image size only", where="input.size", got=spec.size,
                              allowed=list(network.fixed_size))  # fmt: skip
@@ -177,7 +179,7 @@ class NetworkSegmenter(Segmenter):
     def _to_network(self, batch: Tensor, placement: Placement) -> Tensor:
         batch = batch.to(self.device, torch.float32)
         batch = to_network(batch, placement, fill=self._spec.range[0], mode=self._spec.mode)
-        return (batch - self._mean) / self._std
+        return ((batch - self._mean) / self._std).to(self._dtype)
 
     def _run(self, batch: Tensor) -> Tensor:
         if self._network.channels_last:
@@ -193,7 +195,7 @@ class NetworkSegmenter(Segmenter):
 
     def _to_logits(self, raw: Tensor) -> Tensor:
         classes, kind = len(self.info.classes), self._output.kind
-        return to_logits(raw, classes=classes, kind=kind, activation=self._output.activation)
+        return to_logits(raw.float(), classes=classes, kind=kind, activation=self._output.activation)
 
     def _parts(self, batch: Tensor) -> Sequence[Tensor]:
         fixed = self._network.fixed_batch

@@ -52,14 +52,16 @@ def initialise(network: nn.Module, path: Path, images: list[np.ndarray]) -> nn.M
 
     Batch norm is folded into the file's weights. Its layers here become the identity plus the folded bias: mean and
     deviation of the convolution's output over ``images`` are what they normalise by and what they scale to. In training
-    mode they do nearly the same, batch by batch, and learn from there. One difference stays: at stride 2 TFLite pads an
-    even side below and right only, torch all around: its samples lie a pixel of the layer's input (half a pixel of its
-    output) further up and left.
+    mode a batch brings its own: on ultrasound, 16 images move the skips by 6 to 14 % and the last layer by a third
+    (root mean square) if ``images`` are spread over the set, by 20 to 26 % and a half if they are its first 64.
+
+    One difference stays: at stride 2 TFLite pads an even side below and right only, torch all around: its samples lie a
+    pixel of the layer's input (half a pixel of its output) further up and left.
 
     Args:
-        network: has ``encoder``, torchvision's MobileNetV2 features at width 1; the last 1 x 1 convolution may lack.
+        network: has ``encoder``, torchvision's MobileNetV2 features at width 1; the last 1 x 1 convolution may be missing.
         path: the .tflite file.
-        images: training images, (C, H, W) float32 in [0, 1], C = 1 or 3, of any sizes.
+        images: training images, (C, H, W) float32 in [0, 1], C = 1 or 3, of any sizes; 64 do if spread over the set.
 
     Returns:
         The same network; nothing but the encoder has changed, and on an error that has not either.

@@ -189,11 +189,9 @@ def _kept(item: EvidenceItem) -> tuple[np.ndarray, np.ndarray | None]:
 
 def _pictures(rows: pd.DataFrame) -> tuple[np.ndarray | None, np.ndarray | None]:
     """The coarse image and prediction that the check itself keeps of a case, or None."""
-    held = rows[rows["kind"] == "picture"].set_index("target")
-    found = [
-        np.asarray(row["picture"], dtype=np.uint8).reshape(-1, int(row["picture_width"]))
-        for row in (held.loc[name] for name in ("image", "prediction") if name in held.index)
-    ]
+    held = rows[rows["kind"] == "picture"]
+    pairs = zip(held["picture"], held["picture_width"].astype(int), strict=True)
+    found = [np.asarray(picture, dtype=np.uint8).reshape(-1, width) for picture, width in pairs]
     return (found[0], (found[1] > 127).astype(np.uint8)) if len(found) == 2 else (None, None)
 
 

@@ -133,3 +133,5 @@ def prepare(network: nn.Module, images: Tensor, masks: Tensor) -> Tensor:
 
 OBJECTIVE: Final = Objective(prepare=prepare, loss=radiomicnet_loss, classes=2)
 WITHOUT_CONSISTENCY: Final = replace(OBJECTIVE, loss=partial(radiomicnet_loss, consistency=0.0))
+#: The losses of the peers, for comparisons of the architecture alone.
+PLAIN: Final = Objective(prepare=prepare)
