@@ -59,7 +59,7 @@ def initialise(network: nn.Module, path: Path, images: list[np.ndarray]) -> nn.M
     pixel of the layer's input (half a pixel of its output) further up and left.
 
     Args:
-        network: has ``encoder``, torchvision's MobileNetV2 features at width 1; the last 1 x 1 convolution may be missing.
+        network: has ``encoder``, torchvision's MobileNetV2 features at width 1, with or without the last layer.
         path: the .tflite file.
         images: training images, (C, H, W) float32 in [0, 1], C = 1 or 3, of any sizes; 64 do if spread over the set.
 

@@ -90,7 +90,7 @@ def run_one(
 
     def build() -> torch.nn.Module:
         network = arm.build(channels)
-        return initialise(network, int8, [case.image for case in parts.train[:64]]) if arm.initialise else network
+        return initialise(network, int8, [case.image for case in spread(parts.train)]) if arm.initialise else network
 
     trained = train(
         build,
@@ -109,6 +109,11 @@ def run_one(
     temperature = fit_temperature(held_out)
     rows = [row(case, *logits_and_mask(network, case, run), temperature) for case in parts.test]
     return facts(run, trained, parts, temperature), rows
+
+
+def spread(cases: tuple[Case, ...], count: int = 64) -> tuple[Case, ...]:
+    """About ``count`` cases from all over a list: its first ones come from one device."""
+    return cases[:: max(1, len(cases) // count)][:count]
 
 
 def facts(run: Run, trained: Trained, parts: Parts, temperature: float) -> dict[str, Any]:
