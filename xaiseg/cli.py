@@ -276,7 +276,15 @@ def explain(
     model: ModelFileArgument,
     image: Annotated[Path, typer.Argument(help="An image file.", show_default=False)],
     method: Annotated[list[str] | None, typer.Option("--method", "-m", help="Repeat for several.")] = None,
-    target: Annotated[str, typer.Option("--target", help="pred, or the name of a class.")] = "pred",
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target",
+            help="pred (the default), a class, all, objects, x,y, region.png, or e.g. '{margin: lesion}'; repeat for "
+            "several.",
+        ),
+    ] = None,
+    reference: Annotated[Path | None, typer.Option("--reference", help="A mask, for targets that need one.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for picture, maps and manifest.")] = Path(
         "explanation"
     ),
@@ -288,7 +296,17 @@ def explain(
     from xaiseg.plan import choose_device
 
     chosen = choose_device(device)
-    for path in explain_image(model, image, methods=method or (), target=target, out=out, seed=seed, device=chosen):
+    paths = explain_image(
+        model,
+        image,
+        methods=method or (),
+        target=target or "pred",
+        reference=reference,
+        out=out,
+        seed=seed,
+        device=chosen,
+    )
+    for path in paths:
         _say(str(path))
 
 

@@ -1,12 +1,15 @@
-"""One image explained for a person: a picture, the raw maps and a manifest that says how they were made."""
+"""One image explained for a person: a picture, the raw maps and a manifest that says how they were made.
+
+:func:`explain` gives the maps to a program, :func:`explain_image` writes them into a folder.
+"""
 
 from __future__ import annotations
 
 import json
 import platform
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,51 +17,100 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from xaiseg import __version__
+from xaiseg.data.case import CaseRef, ImageSpec
+from xaiseg.data.entry import DataEntry
+from xaiseg.data.pixels import read_pixels, to_image, to_mask
+from xaiseg.data.readers import load_case
 from xaiseg.errors import UsageError
-from xaiseg.explainers.base import Attribution, Explainer, Session, explain, get_explainer
-from xaiseg.explainers.targets import Region, named_region
+from xaiseg.explainers import base
+from xaiseg.explainers.base import Attribution, Cost, Explainer, Session, get_explainer
+from xaiseg.explainers.cells import Segments
+from xaiseg.explainers.target_spec import Scene, parse_targets
+from xaiseg.explainers.targets import Region, SpatialTarget
 from xaiseg.subject import Segmenter
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from torch import Tensor
 
     from xaiseg.modelfile import ModelFile
 
 #: What is tried when the user names no method; what the model does not allow is listed in the manifest with the reason.
 DEFAULT_METHODS: Final = ("hirescam", "integrated-gradients", "occlusion")
 
-#: This percentile of a map's absolute values takes the end of the colour scale; a few outliers would pale the rest.
-SCALE_PERCENTILE: Final = 99.0
-
 
 @dataclass(frozen=True)
-class ExplainedMap:
-    """One map of one method.
+class Explanation:
+    """Maps of one method for T targets of one image.
 
     Attributes:
         method: the explainer.
-        params: its parameters.
-        attribution: values (1, H, W), cost and notes.
+        targets: what was explained.
+        attribution: the maps with everything that belongs to them.
     """
 
     method: Explainer
-    params: Any
+    targets: tuple[SpatialTarget, ...]
     attribution: Attribution
 
     @property
     def values(self) -> np.ndarray:
-        """(H, W) float32, raw and signed."""
-        return np.asarray(self.attribution.values[0])
+        """(T, H, W) float32, raw and signed."""
+        return self.attribution.values
 
     @property
-    def scale(self) -> float:
-        """The absolute value that is drawn at the end of the colour scale; 1 for a blank map."""
-        return float(np.percentile(np.abs(self.values), SCALE_PERCENTILE)) or float(np.abs(self.values).max()) or 1.0
+    def stderr(self) -> np.ndarray | None:
+        """(T, H, W) float32 standard error of a sampled method, or None."""
+        return self.attribution.stderr
 
     @property
-    def file(self) -> str:
-        """Name of the map's file."""
-        return re.sub(r"[^\w.-]+", "-", self.method.name) + ".npy"
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know."""
+        return self.attribution.notes
+
+    @property
+    def cost(self) -> Cost:
+        """Forwards, backwards, seconds."""
+        return self.attribution.cost
+
+    def unit(self, index: int = 0) -> str:
+        """Unit of the map of a target."""
+        return self.method.unit.replace("logit", self.targets[index].unit)
+
+
+def explain(
+    model: str | Path | Segmenter,
+    image: str | Path | np.ndarray | Tensor,
+    *,
+    method: str = "hirescam",
+    target: object = "pred",
+    params: Any = None,
+    reference: str | Path | np.ndarray | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Explanation:
+    """Explains one image by one method.
+
+    Args:
+        model: a model.yaml, or a segmenter that is loaded already (or made by :func:`xaiseg.adapters.wrap_module`).
+        image: a file, or an array (H, W), (H, W, C) or (C, H, W): integers of 8 or 16 bits, which span the declared
+            range, or floats within it.
+        method: name of an explainer.
+        target: what :func:`xaiseg.explainers.target_spec.parse_targets` reads: "pred", a class, "all", "x,y", a mask
+            file, a mapping, or a list of them. Masks are looked for beside the working directory.
+        params: parameters of the explainer, or None for its defaults.
+        reference: a mask file or (H, W) class indices, for targets that need one.
+        seed: for methods that sample.
+        device: where a model.yaml's model computes.
+
+    Raises:
+        UsageError: an unknown method or target, or nothing to explain in this image.
+        DataError: the image cannot be used.
+        SubjectError: the model does not offer what the method needs.
+    """
+    chosen = get_explainer(method)
+    session, _ = _opened(model, image, seed, device)
+    targets = parse_targets(target, _scene(session, reference))
+    return Explanation(chosen, targets, base.explain(session, method, targets, params=params))
 
 
 def explain_image(
@@ -66,7 +118,8 @@ def explain_image(
     image: Path,
     *,
     methods: Sequence[str] = (),
-    target: str = "pred",
+    target: str | Sequence[str] = "pred",
+    reference: Path | None = None,
     out: Path = Path("explanation"),
     seed: int = 0,
     device: str = "cpu",
@@ -77,8 +130,9 @@ def explain_image(
         model: a model.yaml of a segmentation model.
         image: an image file.
         methods: names of explainers; empty = those of :data:`DEFAULT_METHODS` that the model allows.
-        target: "pred" (the largest predicted foreground class) or the name of a class.
-        out: folder for explanation.png, one .npy a method, and manifest.json.
+        target: one or several of what :func:`xaiseg.explainers.target_spec.parse_targets` reads.
+        reference: a mask file, for targets that need one.
+        out: folder for explanation.png, one .npy a method (and target, where there are several), and manifest.json.
         seed: for methods that sample.
         device: where the model computes.
 
@@ -94,54 +148,70 @@ def explain_image(
         get_explainer(name)
     if out.exists() and not out.is_dir():
         raise UsageError("this is a file, not a folder", where="--out", got=out)
-    described, session = _opened(model, image, seed, device)
-    region = named_region(target, session.prediction, session.subject.info.classes)
-    maps, skipped = _maps(session, region, methods)
-    facts = {
-        **_sources(described, image),
-        "target": {"asked": target, **_described(session, region)},
-        "seed": seed,
-        "device": device,
-        "not_run": skipped,
-    }
-    return _write(out, session.image.cpu().numpy(), region, maps, facts)
+    session, described = _opened(model, image, seed, device)
+    targets = parse_targets(target, _scene(session, reference))
+    found, skipped = _explained(session, targets, methods)
+    facts = {**_sources(described, image), **_asked(session, targets, target), "seed": seed, "device": device}
+    return _write(out, session.image.cpu().numpy(), found, {**facts, "not_run": skipped})
 
 
-def _opened(model: Path, image: Path, seed: int, device: str) -> tuple[ModelFile, Session]:
-    from xaiseg.data.case import CaseRef
-    from xaiseg.data.entry import DataEntry
-    from xaiseg.data.readers import load_case
+def _opened(
+    model: str | Path | Segmenter, image: str | Path | np.ndarray | Tensor, seed: int, device: str
+) -> tuple[Session, ModelFile | None]:
     from xaiseg.loading import load_subject
     from xaiseg.modelfile import read_model_file
 
-    described = read_model_file(model)
-    subject = load_subject(described, device=device)
+    described = None if isinstance(model, Segmenter) else read_model_file(model)
+    subject = model if described is None else load_subject(described, device=device)
     if not isinstance(subject, Segmenter) or getattr(subject, "by_case", False):
         raise UsageError(
             "only a segmentation model that can be run can be explained", where=model, got=type(subject).__name__
         )
-    test = described.data.get("test")
+    spec = ImageSpec(subject.info.channels, subject.info.value_range, subject.info.classes)
+    if not isinstance(image, (str, Path)):
+        return Session(subject, _from_array(np.asarray(image), spec), seed=seed), described
+    path = Path(image)
+    test = described.data.get("test") if described else None
     # Stored values must mean here what they mean in the audit.
-    entry = DataEntry(images=str(image.parent), window=test.window if test else None)
-    case = load_case(entry, CaseRef(image.stem, str(image)), described.image_spec())
-    return described, Session(subject, case.image, seed=seed)
+    entry = DataEntry(images=str(path.parent), window=test.window if test else None)
+    return Session(subject, load_case(entry, CaseRef(path.stem, str(path)), spec).image, seed=seed), described
 
 
-def _sources(described: ModelFile, image: Path) -> dict[str, Any]:
+def _from_array(pixels: np.ndarray, spec: ImageSpec) -> np.ndarray:
+    """(C, H, W) float32; where the channels may stand on either side, floats have them first, integers last."""
+    first = pixels.ndim == 3 and pixels.shape[0] == spec.channels
+    last = pixels.ndim == 3 and pixels.shape[-1] == spec.channels
+    if first and not (last and pixels.dtype.kind in "ui"):
+        pixels = np.moveaxis(pixels, 0, -1)
+    return to_image(pixels, spec, Path("image"))
+
+
+def _scene(session: Session, reference: str | Path | np.ndarray | None) -> Scene:
+    classes, prediction = session.subject.info.classes, session.prediction
+    if reference is None:
+        return Scene(prediction, classes)
+    spec = ImageSpec(session.subject.info.channels, classes=classes)
+    path = Path(reference) if isinstance(reference, (str, Path)) else Path("reference")
+    stored = isinstance(reference, (str, Path))
+    pixels = read_pixels(path, max_pixels=spec.max_pixels, index_colours=True) if stored else np.asarray(reference)
+    height, width = prediction.labels.shape
+    return Scene(prediction, classes, to_mask(pixels, spec, path, shape=(height, width)))
+
+
+def _sources(described: ModelFile | None, image: Path) -> dict[str, Any]:
     from xaiseg.data.hashing import file_sha256
     from xaiseg.loading import weights_sha256
 
-    return {
-        "model": {
-            "name": described.name,
-            "model_file_sha256": described.sha256,
-            "weights_sha256": weights_sha256(described),
-        },
-        "image": {"name": image.name, "sha256": file_sha256(image)},
-    }
+    facts: dict[str, Any] = {"image": {"name": image.name, "sha256": file_sha256(image)}}
+    if described is None:
+        return facts
+    digests = {"model_file_sha256": described.sha256, "weights_sha256": weights_sha256(described)}
+    return {"model": {"name": described.name, **digests}, **facts}
 
 
-def _maps(session: Session, region: Region, methods: Sequence[str]) -> tuple[list[ExplainedMap], dict[str, str]]:
+def _explained(
+    session: Session, targets: tuple[SpatialTarget, ...], methods: Sequence[str]
+) -> tuple[list[Explanation], dict[str, str]]:
     """Maps of all methods, and the reasons of those of the default choice that cannot run."""
     chosen = [get_explainer(name) for name in dict.fromkeys(methods or DEFAULT_METHODS)]
     skipped: dict[str, str] = {}
@@ -153,40 +223,76 @@ def _maps(session: Session, region: Region, methods: Sequence[str]) -> tuple[lis
         raise UsageError(
             "no method can explain this model", where=session.subject.info.name, got="; ".join(skipped.values())
         )
-    found = []
-    for method in chosen:
-        params = method.params()
-        found.append(ExplainedMap(method, params, explain(session, method.name, [region], params=params)))
-    return found, skipped
+    return [Explanation(each, targets, base.explain(session, each.name, targets)) for each in chosen], skipped
 
 
-def _described(session: Session, region: Region) -> dict[str, Any]:
-    return {
-        "class": region.name,
-        "region": "where the model predicts this class, frozen",
-        "region_pixels": int(region.mask.sum()),
-        "score": "mean logit over the region",
-        "mean_logit": session.score(region),
-        "mean_probability": session.score(region.as_probability()),
+def _asked(session: Session, targets: Sequence[SpatialTarget], asked: object) -> dict[str, Any]:
+    described = [
+        {"name": name, **_described(session, each)} for name, each in zip(slugs(targets), targets, strict=True)
+    ]
+    if len(targets) > 1:
+        return {"asked": asked, "targets": described}
+    text = asked[0] if isinstance(asked, Sequence) and not isinstance(asked, str) else asked
+    return {"target": {"asked": text, **described[0]}}
+
+
+def _described(session: Session, target: SpatialTarget) -> dict[str, Any]:
+    facts = {
+        "class": session.subject.info.classes[target.class_index],
+        "region": "frozen before anything is perturbed",
+        "region_pixels": int(target.mask.sum()),
+        "score": target.meaning,
+        "unit": target.unit,
+        "value": session.score(target),
     }
+    if isinstance(target, Region):
+        facts["mean_logit"] = session.score(Region(target.class_index, target.mask))
+        facts["mean_probability"] = session.score(target.as_probability())
+    return facts
 
 
-def _write(
-    out: Path, image: np.ndarray, region: Region, maps: Sequence[ExplainedMap], facts: dict[str, Any]
-) -> list[Path]:
+def slugs(targets: Sequence[SpatialTarget]) -> list[str]:
+    """Names of targets for files, each once.
+
+    >>> mask = np.ones((1, 1), dtype=bool)
+    >>> slugs([Region(1, mask, label="cyst at 3,4"), Region(1, mask, label="cyst"), Region(1, mask, label="cyst")])
+    ['cyst-at-3-4', 'cyst', 'cyst-2']
+    """
+    found: list[str] = []
+    for target in targets:
+        plain = re.sub(r"[^\w]+", "-", target.name).strip("-") or "target"
+        name, number = plain, 1
+        while name in found:
+            number += 1
+            name = f"{plain}-{number}"
+        found.append(name)
+    return found
+
+
+def _write(out: Path, image: np.ndarray, found: Sequence[Explanation], facts: Mapping[str, Any]) -> list[Path]:
+    from xaiseg.explaining_picture import draw
+
     out.mkdir(parents=True, exist_ok=True)
     picture = out / "explanation.png"
-    draw(picture, image, region, maps)
-    paths = [picture]
-    for each in maps:
-        np.save(out / each.file, each.values)
-        paths.append(out / each.file)
+    draw(picture, image, found)
+    paths, entries = [picture], []
+    for each in found:
+        names = slugs(each.targets)
+        for index, name in enumerate(names):
+            stem = _safe(each.method.name) + (f".{name}" if len(names) > 1 else "")
+            files = {"file": (f"{stem}.npy", each.values), "stderr_file": (f"{stem}.stderr.npy", each.stderr)}
+            kept = {key: file for key, (file, values) in files.items() if values is not None}
+            for file, values in files.values():
+                if values is not None:
+                    np.save(out / file, values[index])
+                    paths.append(out / file)
+            entries.append({**_entry(each, index), **kept, **({"target": name} if len(names) > 1 else {})})
     manifest = {
         "schema": "xaiseg-explanation/1",
         **facts,
         "shape": list(image.shape),
         "picture": picture.name,
-        "maps": [_entry(each) for each in maps],
+        "maps": entries,
         "software": {
             "xaiseg": __version__,
             "python": platform.python_version(),
@@ -198,66 +304,28 @@ def _write(
     return [*paths, written]
 
 
-def _entry(each: ExplainedMap) -> dict[str, Any]:
-    errors = each.attribution.completeness
+def _safe(name: str) -> str:
+    return re.sub(r"[^\w.+-]+", "-", name)
+
+
+def _entry(each: Explanation, index: int) -> dict[str, Any]:
+    from xaiseg.explaining_picture import colour_scale
+
+    values, errors = each.values[index], each.attribution.completeness
     return {
         "method": each.method.name,
-        "file": each.file,
-        "unit": each.method.unit,
-        "parameters": asdict(each.params),
-        "minimum": float(each.values.min()),
-        "maximum": float(each.values.max()),
-        "end_of_colour_scale": each.scale,
-        "completeness_error": None if errors is None else float(errors[0]),
-        "notes": list(each.attribution.notes),
-        "cost": asdict(each.attribution.cost),
+        "unit": each.unit(index),
+        "parameters": _parameters(each.attribution.params),
+        "minimum": float(values.min()),
+        "maximum": float(values.max()),
+        "end_of_colour_scale": colour_scale(each, index),
+        "completeness_error": None if errors is None else float(errors[index]),
+        "notes": list(each.notes),
+        "cost": asdict(each.cost),
     }
 
 
-def draw(path: Path, image: np.ndarray, region: Region, maps: Sequence[ExplainedMap]) -> None:
-    """Draws the image with the outlined region, and the maps beside it on one diverging, symmetric scale.
-
-    Methods have different units, so each map is drawn as a share of its own largest values (their 99th percentile);
-    the title says what 1 stands for. Red speaks for the class, blue against it; where the image shows through, the map
-    is silent.
-
-    Args:
-        path: a PNG file.
-        image: (C, H, W) in any range.
-        region: the explained region.
-        maps: at least one map (H, W).
-    """
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
-
-    height, width = region.mask.shape
-    side = 3.2
-    figure = Figure(figsize=(side * (len(maps) + 1) * width / height + 1.2, side + 0.9), dpi=150, layout="constrained")
-    axes = figure.subplots(1, len(maps) + 1, squeeze=False)[0]
-    picture = _picture(image)
-    _panel(axes[0], picture, region, f"image, {region.name} outlined")
-    for axis, each in zip(axes[1:], maps, strict=True):
-        _panel(axis, picture, region, f"{each.method.name}\n1 = {each.scale:.3g} {each.method.unit}")
-        shown = np.clip(each.values / each.scale, -1.0, 1.0)
-        axis.imshow(shown, cmap="RdBu_r", vmin=-1, vmax=1, alpha=0.1 + 0.8 * np.abs(shown))
-    bar = figure.colorbar(ScalarMappable(Normalize(-1, 1), "RdBu_r"), ax=list(axes), shrink=0.8, pad=0.01)
-    bar.set_label("share of the map's scale\n(against the class  –  for the class)")
-    figure.savefig(path, metadata={"Software": None})
-
-
-def _picture(image: np.ndarray) -> np.ndarray:
-    """(H, W, 3) in [0, 1], stretched to the image's own range."""
-    low, high = float(image.min()), float(image.max())
-    shown = (image[:3] if image.shape[0] >= 3 else image[:1].repeat(3, axis=0)) - low
-    return np.asarray(np.moveaxis(shown, 0, -1) / max(high - low, 1e-12))
-
-
-def _panel(axis: Axes, picture: np.ndarray, region: Region, title: str) -> None:
-    axis.imshow(picture)
-    if not region.mask.all():
-        # Black under yellow: the outline shows on dark, bright, red and blue alike.
-        axis.contour(region.mask, levels=[0.5], colors="black", linewidths=2.0)
-        axis.contour(region.mask, levels=[0.5], colors="#ffd400", linewidths=1.0)
-    axis.set_title(title, fontsize=8)
-    axis.set_axis_off()
+def _parameters(params: Any) -> dict[str, Any]:
+    """Parameters as JSON can hold them; segments of the caller's are named by their digest."""
+    held = {field.name: getattr(params, field.name) for field in fields(params)}
+    return {name: value.digest if isinstance(value, Segments) else value for name, value in held.items()}

@@ -3,7 +3,16 @@ import pytest
 import torch
 
 from xaiseg.errors import UsageError
-from xaiseg.explainers.targets import Region, named_region, predicted_region
+from xaiseg.explainers.targets import (
+    Border,
+    Margin,
+    Region,
+    SpatialTarget,
+    in_out_border,
+    named_region,
+    pixel,
+    predicted_region,
+)
 from xaiseg.subject import Prediction
 
 CLASSES = ("background", "cyst", "tumour")
@@ -56,3 +65,130 @@ def test_regions_that_cannot_be_scored_are_refused():
         Region(1, np.ones((2, 2), dtype=bool)).score(torch.zeros(1, 2, 3, 3))
     with pytest.raises(UsageError, match="does not fit the logits"):
         Region(2, np.ones((2, 2), dtype=bool)).score(torch.zeros(1, 2, 2, 2))
+
+
+def test_the_mean_over_a_zone_is_that_of_xplique_on_its_3x3_toy():
+    channels = torch.tensor(
+        [
+            [[0, 0, 1.0], [0, 0, 1.0], [1.0, 1.0, 1.0]],
+            [[0, 0, 0], [0, 1.0, 0], [1.0, 1.0, 1.0]],
+            [[0, 0, 0], [0, 0, 0], [1.0, 0, 0]],
+        ]
+    )
+    logits = torch.cat((channels, channels.mean(dim=0, keepdim=True)))[None]
+    bottom = np.zeros((3, 3), dtype=bool)
+    bottom[2] = True
+    assert Region(0, channels[0].numpy() > 0).score(logits).item() == pytest.approx(1.0)
+    assert Region(3, bottom).score(logits).item() == pytest.approx(7 / 9)
+
+
+def test_the_margin_is_the_mean_lead_over_the_best_other_class_or_over_a_foil():
+    logits = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(1))
+    mask = np.random.default_rng(2).random((3, 5)) > 0.4
+    for foil in (None, 0):
+        by_hand = []
+        for b in range(2):
+            leads = []
+            for i, j in np.argwhere(mask):
+                z = logits[b, :, i, j].tolist()
+                leads.append(z[2] - (max(z[0], z[1], z[3]) if foil is None else z[foil]))
+            by_hand.append(np.mean(leads))
+        assert Margin(2, mask, foil).score(logits).tolist() == pytest.approx(by_hand, abs=1e-6)
+
+
+def test_a_one_channel_head_has_the_margin_z_for_the_foreground_and_minus_z_for_the_background():
+    z = torch.randn(1, 1, 2, 2)
+    logits = torch.cat((torch.zeros_like(z), z), dim=1)
+    mask = np.ones((2, 2), dtype=bool)
+    assert Margin(1, mask).score(logits).item() == pytest.approx(z.mean().item(), abs=1e-6)
+    assert Margin(0, mask).score(logits).item() == pytest.approx(-z.mean().item(), abs=1e-6)
+
+
+#: The class map of Xplique's tests: three diagonal bands on 5 x 5 pixels.
+BANDS = np.array([[0, 0, 0, 1, 1], [0, 0, 1, 1, 1], [0, 1, 1, 1, 2], [1, 1, 1, 2, 2], [1, 1, 2, 2, 2]])
+
+
+def test_borders_are_those_of_xplique_on_its_5x5_toys():
+    assert in_out_border(BANDS == 1).tolist() == [
+        [0, -1, -1, 1, 0],
+        [-1, -1, 1, 1, 1],
+        [-1, 1, 1, 1, -1],
+        [1, 1, 1, -1, -1],
+        [0, 1, -1, -1, 0],
+    ]
+    zone = np.array([[0, 0, 0, 0, 0], [0, 0, 0, 1, 1], [0, 0, 1, 1, 1], [0, 0, 1, 1, 1], [0, 1, 1, 1, 1]], dtype=bool)
+    assert in_out_border(zone).tolist() == [
+        [0, 0, -1, -1, -1],
+        [0, -1, -1, 1, 1],
+        [0, -1, 1, 1, 0],
+        [-1, -1, 1, 0, 0],
+        [-1, 1, 1, 0, 0],
+    ]
+
+
+def test_the_border_is_that_of_its_definition_and_single_pixels_and_holes_have_one():
+    mask = np.random.default_rng(0).random((7, 9)) > 0.5
+    mask[3, 4], mask[2:5, 3:6][0] = True, False
+    slow = np.zeros(mask.shape, dtype=int)
+    for i, j in np.ndindex(*mask.shape):
+        around = mask[max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2]
+        if mask[i, j] and not around.all():
+            slow[i, j] = 1
+        if not mask[i, j] and around.any():
+            slow[i, j] = -1
+    np.testing.assert_array_equal(in_out_border(mask), slow)
+    logits = torch.randn(2, 3, 7, 9)
+    by_hand = [(logits[b, 1].double().numpy() * slow).sum() / (slow != 0).sum() for b in range(2)]
+    assert Border(1, mask).score(logits).tolist() == pytest.approx(by_hand, abs=1e-6)
+    lone = np.zeros((3, 3), dtype=bool)
+    lone[1, 1] = True
+    assert in_out_border(lone).tolist() == [[-1, -1, -1], [-1, 1, -1], [-1, -1, -1]]
+
+
+def test_one_pixel_is_a_region_of_one_pixel():
+    logits = torch.randn(1, 2, 3, 4)
+    assert pixel(1, 3, 2, (3, 4)).score(logits).item() == logits[0, 1, 2, 3].item()
+    for x, y in ((4, 0), (-1, 0), (0, 3)):
+        with pytest.raises(UsageError, match=r"outside the image.*x 0 to 3, y 0 to 2"):
+            pixel(1, x, y, (3, 4))
+
+
+@pytest.mark.parametrize("kind", [Region, Margin, Border])
+def test_all_targets_are_differentiable_spatial_and_name_their_unit(kind):
+    mask = np.zeros((3, 4), dtype=bool)
+    mask[1:, 1:3] = True
+    target = kind(1, mask, label="cyst")
+    logits = torch.randn(2, 3, 3, 4, dtype=torch.bfloat16, requires_grad=True)
+    score = target.score(logits)
+    assert score.dtype == torch.float32
+    score.sum().backward()
+    assert torch.isfinite(logits.grad).all()
+    assert logits.grad.any()
+    assert isinstance(target, SpatialTarget)
+    assert (target.unit, "cyst" in target.name, "cyst" in target.meaning) == ("logit", True, True)
+    with pytest.raises(UsageError, match="does not fit the logits"):
+        target.score(torch.zeros(1, 1, 3, 4))
+
+
+def test_margins_and_borders_that_cannot_be_are_refused():
+    mask = np.ones((2, 2), dtype=bool)
+    with pytest.raises(UsageError, match="no margin over itself"):
+        Margin(1, mask, foil=1)
+    with pytest.raises(UsageError, match="does not fit the logits"):
+        Margin(0, mask, foil=5).score(torch.zeros(1, 2, 2, 2))
+    with pytest.raises(UsageError, match="fills the image has no border"):
+        Border(1, mask)
+    with pytest.raises(UsageError, match="at least one pixel"):
+        Border(1, ~mask)
+
+
+def test_the_background_of_a_one_channel_head_is_asked_by_its_margin():
+    z = torch.randn(2, 1, 3, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    mask = np.zeros((3, 4), bool)
+    mask[1, 2] = True
+    score = Region(0, mask).score(torch.cat((torch.zeros_like(z), z), dim=1))
+    torch.testing.assert_close(score, -z[:, 0, 1, 2])
+    score.sum().backward()
+    assert float(z.grad[0, 0, 1, 2]) == -1.0
+    two = torch.cat((z.detach() + 1, z.detach()), dim=1)
+    torch.testing.assert_close(Region(0, mask).score(two), two[:, 0, 1, 2])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -20,6 +20,9 @@ import torch
 from torch import Tensor
 
 from xaiseg.errors import SubjectError, UsageError, did_you_mean
+from xaiseg.explainers.bank import MaskBank
+from xaiseg.explainers.masks import Design
+from xaiseg.explainers.replacement import Replacement, replacement
 from xaiseg.explainers.tap import Tap, evaluation_mode, open_tap
 from xaiseg.explainers.targets import Target
 from xaiseg.parameters import frozen_with_defaults
@@ -28,11 +31,21 @@ from xaiseg.subject import OFFERS, Prediction, Segmenter
 
 @dataclass(frozen=True)
 class Cost:
-    """What a map cost: forwards and backwards counted in images, and seconds."""
+    """What a map cost.
+
+    Attributes:
+        forwards: passes forward, counted in images.
+        backwards: passes back, counted in images.
+        seconds: of the clock.
+        peak_mb: most memory that tensors on the CUDA device took meanwhile, MB, the model and the image among them.
+            None on a CPU, where the operating system counts a peak of the whole process since it began, which says
+            nothing of one map.
+    """
 
     forwards: int = 0
     backwards: int = 0
     seconds: float = 0.0
+    peak_mb: float | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,9 @@ class Attribution:
         completeness: (T,) |sum of the map - what it should sum to|, relative; or None where no sum is promised.
         cost: filled by :func:`explain`.
         notes: sentences that a reader of the map must know: the layer, the replacement, a shortfall.
+        method: name of the explainer; filled by :func:`explain`, as are the next two.
+        params: an instance of its parameters.
+        seed: of the session.
     """
 
     values: np.ndarray
@@ -52,6 +68,9 @@ class Attribution:
     completeness: np.ndarray | None = None
     cost: Cost = field(default_factory=Cost)
     notes: tuple[str, ...] = ()
+    method: str = ""
+    params: Any = None
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,6 +90,7 @@ class Session:
         budget: images a pass.
         prediction: the prediction that targets were frozen from, where it is known already. A session on a randomised
             copy of the model gets the prediction of the model itself.
+        dataset_mean: (C, H, W) or (C, 1, 1), what the baseline "dataset-mean" shows.
     """
 
     def __init__(
@@ -81,6 +101,7 @@ class Session:
         seed: int = 0,
         budget: Budget | None = None,
         prediction: Prediction | None = None,
+        dataset_mean: Tensor | np.ndarray | None = None,
     ) -> None:
         self.subject = subject
         self.image = torch.as_tensor(image, dtype=torch.float32).to(subject.device)
@@ -91,6 +112,9 @@ class Session:
         self._prediction = prediction
         self._logits: Tensor | None = None
         self._taps: dict[tuple[object, ...], Tap] = {}
+        self._dataset_mean = dataset_mean
+        self._fills: dict[Replacement, Tensor] = {}
+        self._banks: dict[tuple[object, ...], MaskBank] = {}
 
     @property
     def logits(self) -> Tensor:
@@ -115,31 +139,77 @@ class Session:
 
         Returns:
             (N, T) float64.
+
+        Raises:
+            SubjectError: a score is not finite.
         """
         stream = iter(images)
         found: list[np.ndarray] = []
         while chunk := list(islice(stream, self.budget.batch_size)):
-            logits = torch.stack(self._predict(chunk))
-            found.append(torch.stack([target.score(logits) for target in targets], dim=1).cpu().double().numpy())
-        return np.concatenate(found) if found else np.zeros((0, len(targets)))
+            found.append(self._scored(chunk, targets).cpu().double().numpy())
+        scores = np.concatenate(found) if found else np.zeros((0, len(targets)))
+        for image, target in np.argwhere(~np.isfinite(scores))[:1]:
+            where = f"target {targets[target].name}"
+            got = f"{scores[image, target]} for perturbed image {image + 1} of {len(scores)}"
+            raise SubjectError("the score of a perturbed image is not finite", where=where, got=got)
+        return scores
+
+    def predictions(self, images: Iterable[Tensor]) -> Iterator[Prediction]:
+        """What the model decides on perturbed images (C, H, W), batch by batch."""
+        stream = iter(images)
+        while chunk := list(islice(stream, self.budget.batch_size)):
+            yield from (self.subject.decide(logits) for logits in self._predict(chunk))
+
+    def baseline(self, kind: Replacement) -> Tensor:
+        """What hidden pixels show, (C, H, W); made once."""
+        if kind not in self._fills:
+            self._fills[kind] = replacement(self.image, kind, seed=self.seed, dataset_mean=self._dataset_mean)
+        return self._fills[kind]
+
+    def bank(self, design: Design, baseline: Replacement) -> MaskBank:
+        """The masked forwards of this design and baseline, which all methods of the session share."""
+        key = (design, baseline)
+        if key not in self._banks:
+            self._banks[key] = MaskBank(self, design, self.baseline(baseline))
+        return self._banks[key]
 
     def differentiable(self, batch: Tensor) -> Tensor:
         """Logits (B, K, H, W) of a batch (B, C, H, W), with a graph; the caller counts its backward passes."""
         self.forwards += len(batch)
         return self.subject.forward(batch)
 
-    def tap(self, targets: Sequence[Target], layer: str | None = None) -> Tap:
-        """Activations and gradients at one layer for these targets; computed once, shared by all CAM methods."""
-        key = (layer, *targets)
+    def tap(
+        self,
+        targets: Sequence[Target],
+        layer: str | None = None,
+        *,
+        token_grid: tuple[int, int] | None = None,
+        gradients: bool = True,
+    ) -> Tap:
+        """Activations and gradients at one layer for these targets; computed once, shared by all CAM methods.
+
+        With ``gradients=False`` any tap at that layer will do, and a new one runs no backward pass.
+        """
+        place = (layer, token_grid)
+        if not gradients and (known := [tap for key, tap in self._taps.items() if key[:2] == place]):
+            return known[0]
+        key = (*place, *targets) if gradients else place
         if key not in self._taps:
             module = self.subject.module
             if module is None:
                 raise SubjectError("this subject shows no network", where="activations", got=self.subject.info.name)
             leaf = self.image[None].clone().requires_grad_(True)
             scores = [target.score for target in targets]
-            self._taps[key] = open_tap(module, lambda: self.differentiable(leaf), scores, layer)
-            self.backwards += len(targets)
+            self._taps[key] = open_tap(
+                module, lambda: self.differentiable(leaf), scores, layer, token_grid=token_grid, gradients=gradients
+            )
+            self.backwards += len(targets) if gradients else 0
         return self._taps[key]
+
+    def _scored(self, images: list[Tensor], targets: Sequence[Target]) -> Tensor:
+        """S of one batch of images: (B, T)."""
+        logits = torch.stack(self._predict(images))
+        return torch.stack([target.score(logits) for target in targets], dim=1)
 
     def _predict(self, images: list[Tensor]) -> list[Tensor]:
         self.forwards += len(images)
@@ -183,7 +253,19 @@ class Explainer:
 REGISTRY: dict[str, Explainer] = {}
 
 #: Modules of the package that register explainers.
-BUILTIN: Final = ("cam", "gradient", "occlusion")
+BUILTIN: Final = (
+    "cam",
+    "cam_eigen",
+    "cam_masks",
+    "gradient",
+    "gradient_more",
+    "occlusion",
+    "rise",
+    "shapley",
+    "owen",
+    "lime",
+    "sobol",
+)
 
 
 def explainer(
@@ -260,10 +342,16 @@ def explain(session: Session, method: str, targets: Sequence[Target], *, params:
         )
     if reason := entry.missing(session.subject):
         raise SubjectError(reason, where=session.subject.info.name)
-    before = (session.forwards, session.backwards, time.perf_counter())
+    forwards, backwards, began = session.forwards, session.backwards, time.perf_counter()
+    device = session.image.device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     found = entry.function(session, targets, params=chosen)
-    cost = Cost(session.forwards - before[0], session.backwards - before[1], time.perf_counter() - before[2])
-    return _checked(found, method, (len(targets), *session.image.shape[1:]), cost)
+    peak_mb = torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else None
+    seconds = time.perf_counter() - began
+    cost = Cost(session.forwards - forwards, session.backwards - backwards, seconds, peak_mb)
+    checked = _checked(found, method, (len(targets), *session.image.shape[1:]), cost)
+    return dataclasses.replace(checked, method=method, params=chosen, seed=session.seed)
 
 
 def _checked(found: Attribution, method: str, shape: tuple[int, ...], cost: Cost) -> Attribution:

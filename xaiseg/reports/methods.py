@@ -26,6 +26,34 @@ REFERENCES: Final[Mapping[str, str]] = {
     "neural networks. arXiv:2011.08891, 2020.",
     "integrated-gradients": "Sundararajan M, Taly A, Yan Q. Axiomatic attribution for deep networks. ICML 2017.",
     "occlusion": "Zeiler MD, Fergus R. Visualizing and understanding convolutional networks. ECCV 2014.",
+    "gradcam": "Selvaraju RR, Cogswell M, Das A, et al. Grad-CAM: visual explanations from deep networks via "
+    "gradient-based localization. ICCV 2017.",
+    "seg-xres-cam": "Hasany SN, Petitjean C, Meriaudeau F. Seg-XRes-CAM: explaining spatially local regions in image "
+    "segmentation. CVPR Workshops 2023.",
+    "layercam": "Jiang P-T, Zhang C-B, Hou Q, et al. LayerCAM: exploring hierarchical class activation maps for "
+    "localization. IEEE Transactions on Image Processing 2021;30:5875-5888.",
+    "xgradcam": "Fu R, Hu Q, Dong X, et al. Axiom-based Grad-CAM. BMVC 2020, arXiv:2008.02312.",
+    "gradcam++": "Chattopadhay A, Sarkar A, Howlader P, Balasubramanian VN. Grad-CAM++. WACV 2018, arXiv:1710.11063.",
+    "eigencam": "Muhammad MB, Yeasin M. Eigen-CAM: class activation map using principal components. IJCNN 2020, "
+    "arXiv:2008.00299.",
+    "scorecam": "Wang H, Wang Z, Du M, et al. Score-CAM. CVPR Workshops 2020, arXiv:1910.01279.",
+    "ablationcam": "Desai S, Ramaswamy HG. Ablation-CAM. WACV 2020.",
+    "saliency": "Simonyan K, Vedaldi A, Zisserman A. Deep inside convolutional networks. arXiv:1312.6034, 2013.",
+    "smoothgrad": "Smilkov D, Thorat N, Kim B, et al. SmoothGrad: removing noise by adding noise. arXiv:1706.03825, "
+    "2017.",
+    "deeplift": "Shrikumar A, Greenside P, Kundaje A. Learning important features through propagating activation "
+    "differences. ICML 2017.",
+    "gradientshap": "Lundberg SM, Lee S-I. A unified approach to interpreting model predictions. NeurIPS 2017.",
+    "kernelshap": "Lundberg SM, Lee S-I. A unified approach to interpreting model predictions. NeurIPS 2017.",
+    "lime": "Ribeiro MT, Singh S, Guestrin C. Why should I trust you? Explaining the predictions of any classifier. "
+    "KDD 2016.",
+    "rise": "Petsiuk V, Das A, Saenko K. RISE: randomized input sampling for explanation of black-box models. BMVC "
+    "2018.",
+    "sobol": "Fel T, Cadene R, Chalvidal M, et al. Look at the variance! Efficient black-box explanations with "
+    "Sobol-based sensitivity analysis. NeurIPS 2021.",
+    "hsic": "Novello P, Fel T, Vigouroux D. Making sense of dependence: efficient black-box explanations using "
+    "dependence measure. NeurIPS 2022.",
+    "explanation.intrinsic": "Rahman MA. RadiomicNet. arXiv:2607.02185, 2026.",
     "explanation": "Adebayo J, Gilmer J, Muelly M, et al. Sanity checks for saliency maps. NeurIPS 2018.",
 }
 #: What each guideline calls its items, in the order of the table.
@@ -43,6 +71,7 @@ _MEASURES: Final[Mapping[str, str]] = {
     "subgroups.declared": "every declared group by its own value",
     "calibration.pixels": "pixel calibration over the image and around the lesion, beside the error that chance alone "
     "would show",
+    "explanation.intrinsic": "what the architecture shows of its own reasons, and how the answer changes without it",
     "robustness.degradation": "the paired loss of Dice on degraded copies of each image",
     "data.integrity": "duplicates and overlap with the training list by file, pixels and declared cluster",
 }
