@@ -6,10 +6,16 @@ import sys
 
 import torch
 
-from benchmarks import measure_stage, metrics, radiomics
+from benchmarks import bank, measure_stage, metrics, radiomics, road
 from benchmarks.rows import Row, save
 
-BENCHES = {"measure": measure_stage.rows, "metrics": metrics.rows, "radiomics": radiomics.rows}
+BENCHES = {
+    "measure": measure_stage.rows,
+    "metrics": metrics.rows,
+    "radiomics": radiomics.rows,
+    "bank": bank.rows,
+    "road": road.rows,
+}
 
 
 def main(arguments: list[str]) -> None:

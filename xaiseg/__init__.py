@@ -2,7 +2,7 @@
 
 >>> import xaiseg
 >>> sorted(name for name in xaiseg.__all__ if name != "__version__")
-['Audit', 'audit']
+['Audit', 'audit', 'evaluate', 'explain']
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Audit", "__version__", "audit"]
+__all__ = ["Audit", "__version__", "audit", "evaluate", "explain"]
 
 if TYPE_CHECKING:
+    from xaiseg.explaining import explain
+    from xaiseg.faithfulness.evaluation import evaluate
     from xaiseg.pipeline import Audit, audit
 
 
@@ -22,4 +24,12 @@ def __getattr__(name: str) -> Any:
         from xaiseg import pipeline
 
         return getattr(pipeline, name)
+    if name == "explain":
+        from xaiseg import explaining
+
+        return explaining.explain
+    if name == "evaluate":
+        from xaiseg.faithfulness import evaluation
+
+        return evaluation.evaluate
     raise AttributeError(f"module 'xaiseg' has no attribute {name!r}")

@@ -245,6 +245,102 @@ def test_the_metrics_that_protocols_name_exist_for_every_method():
     assert ("deletion_context", BASELINE + "distance-to-mask") in numbers
 
 
+EVERYTHING = {"insertion_steps": 4, "road": (30, 70), "bank": 64, "sensitivity_samples": 2}
+
+
+def test_tests_on_request_fill_their_columns_and_are_compared_with_the_best_baseline():
+    methods = ("hirescam", "occlusion")
+    rows, _ = measure(blobs(), bright_square(), Params(methods=methods, **EVERYTHING))
+    frame("explanation", [{"case": "a", **row} for row in rows])
+    found = by_target(rows)
+    columns = {f"{test}_{variant}": 1 for test in ("insertion", "road") for variant in ("object", "context")}
+    columns |= {"unexplained": -1, "sensitivity_n": 1}
+    for method in methods:
+        row = found[method]
+        for column, sign in columns.items():
+            known = [found[BASELINE + name][column] for name in RIVALS]
+            best = max(sign * value for value in known if not np.isnan(value))
+            assert row[f"excess_{column}"] == pytest.approx(sign * row[column] - best)
+        assert row["infidelity"] > 0
+        assert row["max_sensitivity"] > 0
+        assert 0 <= row["unexplained"] <= 1
+    assert "infidelity" not in found[BASELINE + "random"]
+    held = tables({"explanation": [{"case": "a", **row} for row in rows]}, [{"case": "a", "cluster": "p"}])
+    numbers = quantities("explanation", held, Params(methods=methods, **EVERYTHING))
+    for metric in ("insertion_context", "excess_context_insertion", "excess_object_insertion", "road_object",
+                   "excess_context_road", "unexplained", "excess_unexplained", "sensitivity_n",
+                   "excess_sensitivity_n", "infidelity", "max_sensitivity"):  # fmt: skip
+        assert len(numbers[metric, "occlusion"].values) == 1, metric
+    assert ("road_context", BASELINE + "predicted-mask") in numbers
+    assert ("unexplained", BASELINE + "random") in numbers
+
+
+def test_without_a_request_the_same_forwards_are_spent_as_for_deletion_alone():
+    rows, context = measure(blobs(), bright_square(), Params(methods=("hirescam",)))
+    # the map and its copy; the score; both ends; seven inner steps of six maps in two variants
+    assert context.forwards == 2 + 1 + 2 + 2 * 7 * 6
+    row = by_target(rows)["hirescam"]
+    assert not {"insertion_object", "road_object", "unexplained"} & set(row)
+    assert row["max_sensitivity"] is None
+    held = tables({"explanation": [{"case": "a", **row} for row in rows]}, [{"case": "a", "cluster": "p"}])
+    numbers = quantities("explanation", held, Params(methods=("hirescam",)))
+    assert not [key for key in numbers if key[0].startswith(("insertion", "road", "unexplained", "max_"))]
+
+
+def test_everything_on_request_is_counted_too():
+    calls = {"images": 0}
+
+    class Counting(ToySegmenter):
+        def forward(self, batch):
+            calls["images"] += len(batch)
+            return super().forward(batch)
+
+    _, context = measure(Counting(Blobs().eval()), bright_square(), Params(methods=("hirescam",), **EVERYTHING))
+    assert context.forwards + 1 == calls["images"]
+
+
+def test_masks_that_a_method_has_drawn_are_used_without_a_request():
+    rows, context = measure(blobs(), bright_square(), Params(methods=("ridge",), randomisations=0))
+    row = by_target(rows)["ridge"]
+    assert row["sensitivity_n"] > 0.5
+    assert row["unexplained"] < by_target(rows)[BASELINE + "random"]["unexplained"]
+    # The number of masks that it drew is a power of two times 256; nothing but the score and its baseline comes on top.
+    deletion = 2 + 2 * 7 * 6
+    assert context.forwards - deletion - 2 in (256, 512, 1024, 2048)
+
+
+def test_location_spread_and_agreement_are_described_for_every_method():
+    rows, _ = measure(blobs(), bright_square(), Params())
+    held = tables({"explanation": [{"case": "a", **row} for row in rows]}, [{"case": "a", "cluster": "p"}])
+    numbers = quantities("explanation", held)
+    for method in METHODS:
+        for metric in ("pointing_game", "relevance_mass", "relevance_rank", "complexity", "sparseness"):
+            assert 0 <= numbers[metric, method].values[0] <= 1
+        assert np.isfinite(numbers["entropy_rise", method].values[0])
+    assert numbers["pointing_game", "hirescam"].kind == "proportion"
+    pair = numbers["agreement", "hirescam", "with", "occlusion"]
+    assert -1 <= pair.values[0] <= 1
+    assert by_target(rows)["hirescam"]["agreements"][0] == pytest.approx(1.0)
+    assert by_target(rows)["hirescam"]["agreements"][2] == by_target(rows)["occlusion"]["agreements"][0]
+
+
+def test_a_method_without_a_map_agrees_with_none(monkeypatch):
+    load_explainers()
+    monkeypatch.setattr(base, "REGISTRY", dict(base.REGISTRY))
+
+    @explainer("broken", needs={"scores"}, unit="none")
+    def broken(session, targets, *, params):
+        raise SubjectError("the gradient is not finite")
+
+    params = Params(methods=("broken", "hirescam", "occlusion"))
+    rows, _ = measure(blobs(), bright_square(), params)
+    assert np.isnan(by_target(rows)["hirescam"]["agreements"][0])
+    held = tables({"explanation": [{"case": "a", **row} for row in rows]}, [{"case": "a", "cluster": "p"}])
+    numbers = quantities("explanation", held, params)
+    assert "no case has a map" in numbers["agreement", "broken", "with", "occlusion"].missing
+    assert "no case has a map" not in numbers["agreement", "hirescam", "with", "occlusion"].missing
+
+
 def test_no_randomisation_when_the_protocol_asks_for_none():
     rows, context = measure(blobs(), bright_square(), Params(methods=("hirescam",), randomisations=0))
     assert by_target(rows)["hirescam"]["randomisation_similarity"] is None
@@ -255,7 +351,16 @@ def test_parameters_are_validated_and_lists_become_tuples():
     assert Params(methods=["occlusion"]).methods == ("occlusion",)
     with pytest.raises(UsageError, match="did you mean 'occlusion'"):
         Params(methods=("oclusion",))
-    for wrong in ({"steps": 1}, {"grid": 0}, {"randomisations": -1}):
+    assert Params(road=[20, 80]).road == (20, 80)
+    for wrong, message in (
+        ({"road": (0,)}, "no percentiles"),
+        ({"road_mode": "quick"}, "no such way of filling"),
+        ({"bank": 8}, "too few masks"),
+        ({"sensitivity_radius": 0.0}, "no radius"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            Params(**wrong)
+    for wrong in ({"steps": 1}, {"grid": 0}, {"randomisations": -1}, {"insertion_steps": -1}, {"bank": -1}):
         with pytest.raises(UsageError, match="too small"):
             Params(**wrong)
     with pytest.raises(UsageError, match="no such baseline"):

@@ -6,7 +6,7 @@ from torch import nn
 from tests.explainers.toy_segmenters import ToySegmenter, small_unet
 from xaiseg.explainers.base import Budget, Session
 from xaiseg.explainers.targets import Region
-from xaiseg.faithfulness.deletion import area_over, deletions, hidden_shares, ranking, smoothed
+from xaiseg.faithfulness.deletion import area_over, curves, deletions, hidden_shares, ranking, smoothed
 
 SHAPE = (4, 4)
 MASK = np.zeros(SHAPE, dtype=bool)
@@ -32,6 +32,18 @@ def additive():
     weights = RANDOM.random(SHAPE) / 16
     image = RANDOM.random((1, *SHAPE))
     return weights, image, Session(ToySegmenter(AdditiveProbability(weights)), image)
+
+
+class AllOrNothing(nn.Module):
+    """Probability 1 while a rule holds for the image and 0 once it does not."""
+
+    def __init__(self, rule):
+        super().__init__()
+        self.rule = rule
+
+    def forward(self, x):
+        holds = torch.stack([torch.as_tensor(bool(self.rule(each))) for each in x])
+        return torch.where(holds, 200.0, -200.0)[:, None, None, None].expand(-1, 1, *x.shape[-2:])
 
 
 def by_hand(weights, image, values, allowed, steps):
@@ -65,8 +77,8 @@ def test_the_true_contributions_beat_every_other_order_of_an_additive_score():
     maps = {"truth": weights * (image[0] - image.mean())}
     maps |= {f"random {index}": RANDOM.random(SHAPE) for index in range(20)}
     maps["reverse"] = -maps["truth"]
-    for curves in deletions(session, REGION, maps, ties=TIES, window_px=1).values():
-        areas = {name: curve.area_over for name, curve in curves.items()}
+    for variant in deletions(session, REGION, maps, ties=TIES, window_px=1).values():
+        areas = {name: curve.area_over for name, curve in variant.items()}
         assert max(areas, key=areas.get) == "truth"
         assert min(areas, key=areas.get) == "reverse"
 
@@ -146,3 +158,68 @@ def test_smoothing_is_the_mean_over_allowed_pixels_of_the_window(window):
         box = (slice(max(0, i - half), i + half + 1), slice(max(0, j - half), j + half + 1))
         expected[i, j] = values[box][allowed[box]].mean()
     np.testing.assert_allclose(smoothed(values, allowed, window), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("variant", ["object", "context"])
+def test_insertion_of_an_additive_score_is_the_one_of_the_definition(variant):
+    weights, image, session = additive()
+    values = RANDOM.random(SHAPE)
+    found = curves(session, REGION, {"map": values}, ties=TIES, steps=3, insertion_steps=5, insertion_baseline="mean",
+                   window_px=1).insertion[variant]["map"]  # fmt: skip
+    allowed = np.ones(SHAPE, dtype=bool) if variant == "object" else ~MASK
+    total = float((weights * image[0]).sum())
+    pixels = sorted(np.argwhere(allowed).tolist(), key=lambda at: -values[tuple(at)])
+    expected = []
+    for k in range(6):
+        shown = {tuple(at) for at in pixels[: round((k / 5) ** 2 * len(pixels))]}
+        score = sum(
+            weights[at] * (image[0][at] if at in shown or not allowed[at] else image.mean()) for at in np.ndindex(SHAPE)
+        )
+        expected.append(score / total)
+    assert found.relative.tolist() == pytest.approx(expected, abs=1e-5)
+    area = sum((s1 - s0) * (a + b) / 2 for s0, s1, a, b in
+               zip(found.shares, found.shares[1:], expected, expected[1:], strict=False))  # fmt: skip
+    assert found.area_under == pytest.approx(area, abs=1e-5)
+
+
+def test_a_score_that_is_lost_with_the_first_hidden_pixel_has_no_area_under_its_deletion_curve():
+    image = torch.rand(1, *SHAPE, generator=torch.Generator().manual_seed(1)) + 0.1
+    session = Session(ToySegmenter(AllOrNothing(lambda x: torch.equal(x, image))), image)
+    found = curves(session, REGION, {"map": TIES}, ties=TIES, steps=4, window_px=1).deletion
+    for variant in found.values():
+        assert variant["map"].relative.tolist() == [1.0, 0.0, 0.0, 0.0, 0.0]
+        # the first step hides one pixel in sixteen, and the trapezoid rule gives half of it away
+        assert variant["map"].area_over == pytest.approx(1 - 1 / 32)
+
+
+def test_a_score_that_is_back_with_the_first_shown_pixel_has_the_whole_area_under_its_insertion_curve():
+    image = torch.rand(1, *SHAPE, generator=torch.Generator().manual_seed(1)) + 0.1
+    image -= image.mean()
+    whole = np.ones(SHAPE, dtype=bool)
+    session = Session(ToySegmenter(AllOrNothing(lambda x: x.abs().max() > 1e-5)), image)
+    found = curves(session, Region(1, whole), {"map": TIES}, ties=TIES, insertion_steps=4, insertion_baseline="mean",
+                   window_px=1).insertion  # fmt: skip
+    assert found["object"]["map"].relative.tolist() == [0.0, 1.0, 1.0, 1.0, 1.0]
+    assert found["object"]["map"].area_under == pytest.approx(1 - 1 / 32)
+    assert found["context"] == {}
+
+
+def test_the_true_contributions_insert_best_and_the_stream_is_one():
+    weights, image, session = additive()
+    truth = weights * (image[0] - image.mean())
+    maps = {"truth": truth, "reverse": -truth, "random": RANDOM.random(SHAPE)}
+    calls = []
+    own = session.scores
+    session.scores = lambda images, targets: calls.append(1) or own(images, targets)
+    found = curves(session, REGION, maps, ties=TIES, steps=8, insertion_steps=6, insertion_baseline="mean", window_px=1)
+    assert len(calls) == 1
+    assert session.forwards == 1 + 2 + 3 * 2 * 7 + 2 + 3 * 2 * 5
+    for variant in found.insertion.values():
+        areas = {name: curve.area_under for name, curve in variant.items()}
+        assert max(areas, key=areas.get) == "truth"
+        assert min(areas, key=areas.get) == "reverse"
+
+
+def test_without_insertion_nothing_is_inserted():
+    _, _, session = additive()
+    assert curves(session, REGION, {"map": TIES}, ties=TIES).insertion == {"object": {}, "context": {}}

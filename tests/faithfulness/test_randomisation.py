@@ -9,7 +9,14 @@ from xaiseg.errors import SubjectError
 from xaiseg.explainers.base import Session, explain
 from xaiseg.explainers.targets import Region
 from xaiseg.faithfulness.baselines import closeness
-from xaiseg.faithfulness.randomisation import randomised, reinitialise, similarity, similarity_in_rings
+from xaiseg.faithfulness.randomisation import (
+    entropy_rise,
+    histogram_entropy,
+    randomised,
+    reinitialise,
+    similarity,
+    similarity_in_rings,
+)
 
 
 def state(subject):
@@ -133,3 +140,24 @@ def test_a_map_that_does_not_change_is_fully_alike_even_if_it_only_paints_the_ma
     assert similarity_in_rings(MASK * 1.0, MASK * 3.0, MASK) == 1.0
     assert similarity_in_rings(MASK * 1.0, MASK * 3.0, MASK, ~MASK) is None
     assert similarity_in_rings(np.zeros(MASK.shape), np.zeros(MASK.shape), MASK) is None
+
+
+def test_the_entropy_of_a_histogram_by_the_definition():
+    values = np.random.default_rng(3).standard_normal((9, 11))
+    low, high = values.min(), values.max()
+    counts = [0] * 10
+    for value in values.ravel():
+        counts[min(9, int((value - low) / (high - low) * 10))] += 1
+    expected = -sum(c / 99 * np.log(c / 99) for c in counts if c)
+    assert histogram_entropy(values, 10) == pytest.approx(expected)
+    assert histogram_entropy(5 * values - 3, 10) == pytest.approx(expected)  # units and offsets do not matter
+
+
+def test_the_efficient_test_is_the_relative_rise_of_entropy():
+    sharp, flat = np.zeros((10, 10)), np.arange(100.0).reshape(10, 10)
+    sharp[0, 0] = 1.0
+    h = -(0.01 * np.log(0.01) + 0.99 * np.log(0.99))
+    assert entropy_rise(sharp, flat) == pytest.approx((np.log(100) - h) / h)
+    assert entropy_rise(flat, flat) == 0.0
+    assert entropy_rise(flat, sharp) < 0.0
+    assert entropy_rise(np.zeros((10, 10)), flat) is None

@@ -12,102 +12,34 @@ NeurIPS 2018; Hedström et al., "Quantus", JMLR 2023.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, get_args
 
 import numpy as np
 import pyarrow as pa
 
 from xaiseg.checks.base import Context, Quantity, Row, Tables, check
+from xaiseg.checks.explanation_quantities import BASELINE, METRICS, OF_BASELINES, quantities_of
 from xaiseg.data.case import Case
 from xaiseg.errors import SubjectError, UsageError
 from xaiseg.explainers.base import Attribution, Budget, Explainer, Session, explain, get_explainer
 from xaiseg.explainers.replacement import DESCRIPTION, Replacement
 from xaiseg.explainers.targets import NO_FOREGROUND, Region, predicted_region
+from xaiseg.faithfulness.agreement import agreement
 from xaiseg.faithfulness.baselines import RIVALS, baseline_maps
-from xaiseg.faithfulness.deletion import VARIANTS, Deletion, Variant, deletions
+from xaiseg.faithfulness.deletion import curves
+from xaiseg.faithfulness.imputation import Mode
 from xaiseg.faithfulness.localisation import locate
-from xaiseg.faithfulness.randomisation import randomised, similarity, similarity_in_rings
+from xaiseg.faithfulness.measuring import described, filled_bank, fresh_bank, from_bank, steadiness, versus
+from xaiseg.faithfulness.randomisation import entropy_rise, randomised, similarity, similarity_in_rings
+from xaiseg.faithfulness.road import road
+from xaiseg.faithfulness.sensitivity import RADIUS
 from xaiseg.seeds import derive_seed
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-BASELINE: Final = "baseline:"
-
-
-@dataclass(frozen=True)
-class _Metric:
-    """A column of the rows as a quantity; ``worst`` stands for a failed or undefined case in a gate."""
-
-    column: str
-    note: str
-    better: Literal["higher", "lower", ""] = ""
-    worst: float | None = None
-    bounds: tuple[float, float] | None = None
-
-
-METRICS: Final[Mapping[str, _Metric]] = {
-    "excess_context_deletion": _Metric(
-        "excess_context",
-        "Area over the deletion curve outside the region, minus that of the best baseline of the case.",
-        better="higher",
-        worst=-1.0,
-    ),
-    "excess_object_deletion": _Metric(
-        "excess_object",
-        "Area over the deletion curve of all pixels, minus that of the best baseline of the case.",
-        better="higher",
-        worst=-1.0,
-    ),
-    "deletion_context": _Metric(
-        "deletion_context",
-        "Area over the curve of the region's mean probability while pixels outside it are hidden.",
-        better="higher",
-    ),
-    "deletion_object": _Metric(
-        "deletion_object",
-        "Area over the curve of the region's mean probability while pixels are hidden; painting the mask does well.",
-        better="higher",
-    ),
-    "randomisation_similarity": _Metric(
-        "randomisation_similarity",
-        "Rank correlation of the map with that of the same network with random weights, region frozen, in rings of "
-        "equal distance to the region.",
-        better="lower",
-        worst=1.0,
-        bounds=(-1.0, 1.0),
-    ),
-    "randomisation_similarity_outside": _Metric(
-        "randomisation_similarity_outside",
-        "The same, outside the region alone.",
-        better="lower",
-        worst=1.0,
-        bounds=(-1.0, 1.0),
-    ),
-    "randomisation_similarity_plain": _Metric(
-        "randomisation_similarity_plain",
-        "The same without rings, as in the literature; high for every local map, since the region is frozen.",
-        better="lower",
-        bounds=(-1.0, 1.0),
-    ),
-    "energy_in_region": _Metric(
-        "energy_in_region",
-        "Share of the map inside the predicted region; descriptive, high is no proof of truth.",
-        bounds=(0.0, 1.0),
-    ),
-    "context_share": _Metric(
-        "context_share",
-        "Share of the map farther from the region than 5 % of the image diagonal; descriptive.",
-        bounds=(0.0, 1.0),
-    ),
-    "completeness_error": _Metric(
-        "completeness_error",
-        "Distance of the map's sum from the change of score that it explains, as a share of it.",
-        better="lower",
-    ),
-}
+#: A correlation over fewer masks says nothing.
+FEWEST_MASKS: Final = 32
 
 
 @dataclass(frozen=True)
@@ -120,6 +52,12 @@ class Params:
         grid: cells a side of occlusion.
         randomisations: networks with random weights that each map is compared with; 0 leaves the comparison out.
         baseline: what hidden pixels show: "mean" or "blur" of the image.
+        insertion_steps: points of an insertion curve; 0 leaves insertion out.
+        road: percentiles of ROAD; none leaves it out.
+        road_mode: how holes are filled, "fast" or "exact".
+        bank: masks for infidelity and sensitivity-n; 0 = only the masks that a method has drawn anyway.
+        sensitivity_samples: nearby images of max-sensitivity, each explained by every method; 0 leaves it out.
+        sensitivity_radius: how far their values may differ, as a share of the declared range.
     """
 
     methods: tuple[str, ...] = ("hirescam", "integrated-gradients", "occlusion")
@@ -127,12 +65,19 @@ class Params:
     grid: int = 8
     randomisations: int = 1
     baseline: Replacement = "mean"
+    insertion_steps: int = 0
+    road: tuple[float, ...] = ()
+    road_mode: Mode = "fast"
+    bank: int = 0
+    sensitivity_samples: int = 0
+    sensitivity_radius: float = RADIUS
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "methods", tuple(self.methods))  # YAML gives a list
+        for name in ("methods", "road"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # YAML gives a list
         for method in self.methods:
             get_explainer(method)
-        lowest = {"steps": 2, "grid": 1, "randomisations": 0}
+        lowest = {"steps": 2, "grid": 1, "randomisations": 0, "insertion_steps": 0, "bank": 0, "sensitivity_samples": 0}
         for name, least in lowest.items():
             if getattr(self, name) < least:
                 raise UsageError(
@@ -141,10 +86,16 @@ class Params:
                     got=getattr(self, name),
                     allowed=f">= {least}",
                 )
-        if self.baseline not in DESCRIPTION:
-            raise UsageError(
-                "no such baseline", where="explanation.baseline", got=self.baseline, allowed=", ".join(DESCRIPTION)
-            )
+        problems: list[tuple[bool, str, str, object]] = [
+            (self.baseline not in DESCRIPTION, "no such baseline", "baseline", ", ".join(DESCRIPTION)),
+            (self.road_mode not in get_args(Mode), "no such way of filling", "road_mode", ", ".join(get_args(Mode))),
+            (not all(0 < each < 100 for each in self.road), "no percentiles", "road", "above 0 and below 100"),
+            (0 < self.bank < FEWEST_MASKS, "too few masks", "bank", f"0, or {FEWEST_MASKS} or more"),
+            (not 0 < self.sensitivity_radius <= 1, "no radius", "sensitivity_radius", "above 0, up to 1"),
+        ]
+        for wrong, what, name, allowed in problems:
+            if wrong:
+                raise UsageError(what, where=f"explanation.{name}", got=getattr(self, name), allowed=allowed)
 
 
 @check(
@@ -170,6 +121,27 @@ class Params:
         ("randomisation_similarity_outside", pa.float64()),
         ("randomisation_similarity_plain", pa.float64()),
         ("completeness_error", pa.float64()),
+        ("entropy_rise", pa.float64()),
+        ("pointing_game", pa.float64()),
+        ("relevance_mass", pa.float64()),
+        ("relevance_rank", pa.float64()),
+        ("complexity", pa.float64()),
+        ("sparseness", pa.float64()),
+        ("agreements", pa.list_(pa.float64())),  # with each of params.methods, NaN where there is none
+        ("insertion_object", pa.float64()),
+        ("insertion_context", pa.float64()),
+        ("excess_insertion_object", pa.float64()),
+        ("excess_insertion_context", pa.float64()),
+        ("road_object", pa.float64()),
+        ("road_context", pa.float64()),
+        ("excess_road_object", pa.float64()),
+        ("excess_road_context", pa.float64()),
+        ("infidelity", pa.float64()),  # in squares of the score's unit
+        ("unexplained", pa.float64()),
+        ("excess_unexplained", pa.float64()),
+        ("sensitivity_n", pa.float64()),
+        ("excess_sensitivity_n", pa.float64()),
+        ("max_sensitivity", pa.float64()),
         ("notes", pa.string()),
     ],
     score="excess_context",
@@ -181,7 +153,9 @@ class Explanation:
         """About how many forwards a case takes, for the plan; integrated gradients may need up to 64 instead of 32."""
         cost = {"hirescam": 1, "integrated-gradients": 32, "occlusion": params.grid**2}
         maps = sum(cost.get(method, 1) for method in params.methods) * (1 + params.randomisations)
-        return maps + 2 * params.steps * (len(params.methods) + RIVALS)
+        near = sum(cost.get(method, 1) for method in params.methods) * params.sensitivity_samples
+        curves_of_one = 2 * (params.steps + params.insertion_steps) + 4 * len(params.road)
+        return maps + near + params.bank + curves_of_one * (len(params.methods) + RIVALS)
 
     def measure(self, context: Context, case: Case) -> Iterator[Row]:
         """Explains the largest predicted foreground class, and tests the maps."""
@@ -206,15 +180,8 @@ class Explanation:
             context.count(forwards=session.forwards, backwards=session.backwards)
 
     def quantities(self, tables: Tables, params: Params) -> Iterator[Quantity]:
-        """One of each metric for each method, and the deletion of each baseline."""
-        table = tables.rows["explanation"]
-        for method in params.methods:
-            for metric in METRICS:
-                if metric != "completeness_error" or _column(table, method, metric).notna().any():
-                    yield _quantity(table, method, metric)
-        for name in sorted({target for target in table["target"] if target.startswith(BASELINE)}):
-            for variant in VARIANTS:
-                yield _quantity(table, name, f"deletion_{variant}")
+        """One of each metric for each method, the agreement of each pair, and the scores of each baseline."""
+        return quantities_of(tables.rows["explanation"], params.methods)
 
 
 def _measured(context: Context, case: Case, session: Session, region: Region, methods: Iterable[str]) -> Iterator[Row]:
@@ -227,14 +194,7 @@ def _measured(context: Context, case: Case, session: Session, region: Region, me
             yield {"target": method, "status": "undefined", "reason": str(error)}
     rivals = baseline_maps(case.image, region.mask, context.generator("random map"))
     maps = {name: each.values[0] for name, each in found.items()}
-    curves = deletions(
-        session,
-        region,
-        maps | rivals,
-        ties=context.generator("ties").random(region.mask.shape),
-        steps=context.params.steps,
-        baseline=context.params.baseline,
-    )
+    scores = _scores(context, session, region, maps, rivals)
     shared: Row = {
         "class_name": region.name,
         "score": session.score(region),
@@ -242,12 +202,64 @@ def _measured(context: Context, case: Case, session: Session, region: Region, me
         "region_share": float(region.mask.mean()),
     }
     sanity = _Sanity.open(context, session, region)
-    for method, attribution in found.items():
+    alike = agreement(maps, region.mask)
+    for index, (method, attribution) in enumerate(found.items()):
         context.evidence(method, maps[method])
-        yield {"target": method, **shared, **_deleted(curves, method, rivals), **sanity.row(method, attribution)}
+        agreements = dict(zip(found, alike[index].tolist(), strict=True))
+        yield {
+            "target": method,
+            **shared,
+            **compared(scores, method, rivals),
+            **sanity.row(method, attribution),
+            **described(maps[method], region.mask),
+            "agreements": [agreements.get(other, math.nan) for other in context.params.methods],
+            "max_sensitivity": _steady(context.params, session, region, method, maps[method]),
+        }
     for name in rivals:
-        areas = {f"deletion_{variant}": each[name].area_over for variant, each in curves.items() if each}
-        yield {"target": BASELINE + name, **shared, **areas}
+        values = {column: each[name] for column, each in scores.items() if column in OF_BASELINES}
+        yield {"target": BASELINE + name, **shared, **values}
+
+
+def _scores(
+    context: Context,
+    session: Session,
+    region: Region,
+    maps: Mapping[str, np.ndarray],
+    rivals: Mapping[str, np.ndarray],
+) -> dict[str, dict[str, float]]:
+    """Column -> map or rival -> number; a test that was not asked for has no column."""
+    params, every = context.params, {**maps, **rivals}
+    ties = context.generator("ties").random(region.mask.shape)
+    found = curves(
+        session,
+        region,
+        every,
+        ties=ties,
+        steps=params.steps,
+        insertion_steps=params.insertion_steps,
+        baseline=params.baseline,
+    )
+    scores = {f"deletion_{key}": {n: c.area_over for n, c in each.items()} for key, each in found.deletion.items()}
+    scores |= {f"insertion_{key}": {n: c.area_under for n, c in each.items()} for key, each in found.insertion.items()}
+    if params.road:
+        roads = road(session, region, every, ties=ties, percentiles=params.road, mode=params.road_mode)
+        scores |= {f"road_{key}": {n: r.combined for n, r in each.items()} for key, each in roads.items()}
+    filled = filled_bank(session, (_params(get_explainer(name), params) for name in maps))
+    if params.bank and filled is None:
+        filled = fresh_bank(session, params.grid, params.baseline), params.bank
+    if filled is not None:
+        masks = from_bank(filled[0], region, every, max(filled[1], params.bank))
+        scores |= {"unexplained": masks.unexplained, "sensitivity_n": masks.sensitivity_n}
+        scores["infidelity"] = masks.infidelity
+    return {column: each for column, each in scores.items() if each}  # a region that fills the image has no context
+
+
+def _steady(params: Params, session: Session, region: Region, method: str, values: np.ndarray) -> float | None:
+    if not params.sensitivity_samples:
+        return None
+    chosen = _params(get_explainer(method), params)
+    radius, samples = params.sensitivity_radius, params.sensitivity_samples
+    return steadiness(session, method, region, chosen, values, radius=radius, samples=samples)
 
 
 def _params(explainer: Explainer, params: Params) -> Any:
@@ -257,15 +269,28 @@ def _params(explainer: Explainer, params: Params) -> Any:
     return explainer.params(**{name: value for name, value in fixed.items() if name in known})
 
 
-def _deleted(curves: Mapping[Variant, Mapping[str, Deletion]], method: str, rivals: Iterable[str]) -> Row:
+def compared(scores: Mapping[str, Mapping[str, float]], method: str, rivals: Iterable[str]) -> Row:
+    """The columns of one method: its scores, and what they exceed the best rival by.
+
+    Args:
+        scores: column -> map or rival -> number.
+        method: name of the map.
+        rivals: names of the rivals.
+
+    >>> compared({"unexplained": {"cam": 0.5, "random": 0.75}}, "cam", ["random"])
+    {'unexplained': 0.5, 'excess_unexplained': 0.25}
+    """
     row: Row = {}
-    for variant, each in curves.items():
-        if not each:  # the region fills the image, so nothing lies outside
+    for column, each in scores.items():
+        found = versus(each, method, rivals, higher_is_better=METRICS[column].better == "higher")
+        if found is None:
             continue
-        best = max(rivals, key=lambda name: each[name].area_over)
-        row[f"deletion_{variant}"] = each[method].area_over
-        row[f"excess_{variant}"] = each[method].area_over - each[best].area_over
-        row[f"best_{variant}"] = best
+        row[column] = found.value
+        if column.startswith("deletion_"):
+            variant = column.removeprefix("deletion_")
+            row |= {f"excess_{variant}": found.excess, f"best_{variant}": found.best}
+        elif column != "infidelity":  # whose unit a rival does not have
+            row[f"excess_{column}"] = found.excess
     return row
 
 
@@ -299,6 +324,7 @@ class _Sanity:
         place = locate(values, mask)
         notes = list(found.notes)
         alike: list[tuple[float | None, ...]] = []
+        rises: list[float | None] = []
         for twin in self.twins:
             try:
                 other = self._other(twin, method)
@@ -308,6 +334,7 @@ class _Sanity:
             in_rings = similarity_in_rings(values, other, mask)
             outside = similarity_in_rings(values, other, mask, ~mask)
             alike.append((in_rings, outside, similarity(values, other)))
+            rises.append(entropy_rise(values, other))
         return {
             "energy_in_region": place.inside,
             "energy_outside": place.outside,
@@ -315,6 +342,7 @@ class _Sanity:
             "randomisation_similarity": _mean(each[0] for each in alike),
             "randomisation_similarity_outside": _mean(each[1] for each in alike),
             "randomisation_similarity_plain": _mean(each[2] for each in alike),
+            "entropy_rise": _mean(rises),
             "completeness_error": None if found.completeness is None else float(found.completeness[0]),
             "notes": "; ".join(notes),
         }
@@ -332,32 +360,3 @@ class _Sanity:
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
-
-
-def _column(table: pd.DataFrame, target: str, metric: str) -> pd.Series[float]:
-    rows = table[(table["target"] == target) & table["status"].isin(["ok", "undefined"])]
-    return rows[METRICS[metric].column].astype(float)
-
-
-def _quantity(table: pd.DataFrame, target: str, metric: str) -> Quantity:
-    facts = METRICS[metric]
-    column = _column(table, target, metric)
-    missing = ""
-    if not column.notna().any():
-        reasons = table.loc[(table["target"] == target) & (table["reason"].astype(str) != ""), "reason"]
-        missing = str(reasons.mode().iloc[0]) if len(reasons) else "no case gave a value"
-        if metric.startswith("randomisation") and not len(reasons):
-            missing = "no case gave a value; it needs a model that shows its weights"
-        column = column.iloc[:0]
-    return Quantity(
-        metric,
-        "mean",
-        table.loc[column.index, "case"].to_numpy(),
-        column.to_numpy(dtype=np.float64),
-        better=facts.better,
-        worst=facts.worst,
-        bounds=facts.bounds,
-        target=target,
-        note=facts.note,
-        missing=missing,
-    )

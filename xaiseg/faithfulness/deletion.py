@@ -1,25 +1,27 @@
-"""Deletion: hide what a map calls important, most important first, and watch the score fall.
+"""Deletion and insertion: hide, or show, what a map calls important, most important first, and watch the score.
 
 V. Petsiuk, A. Das, K. Saenko, "RISE", BMVC 2018, for a dense target: the score is the mean probability over the frozen
 region. Hiding the region itself always works, so two variants stand side by side: ``object`` ranks all pixels, and
-``context`` ranks and hides only pixels outside the region, where painting the predicted mask earns nothing.
+``context`` ranks, hides and shows only pixels outside the region, where painting the predicted mask earns nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from itertools import chain
+from typing import Final, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from xaiseg.explainers.base import Session
-from xaiseg.explainers.replacement import Replacement, replacement
+from xaiseg.explainers.replacement import Replacement
 from xaiseg.explainers.targets import Region
 
 Variant = Literal["object", "context"]
+_Curve = TypeVar("_Curve")
 VARIANTS: Final[tuple[Variant, ...]] = ("object", "context")
 
 #: Maps are averaged over windows of this share of the shorter side before pixels are ranked.
@@ -45,6 +47,44 @@ class Deletion:
     area_over: float
 
 
+@dataclass(frozen=True)
+class Insertion:
+    """The rise of the score under one map.
+
+    Attributes:
+        shares: (steps + 1,) share of the rankable pixels that is shown, from 0 to 1.
+        relative: (steps + 1,) S / S0; the first point is the score with all rankable pixels hidden.
+        area_under: the area under the curve, by the trapezoid rule: towards 1 when the first pixels bring the whole
+            score back. Higher is better. It may exceed 1, and its floor depends on the first point, so compare maps of
+            one image.
+    """
+
+    shares: np.ndarray
+    relative: np.ndarray
+    area_under: float
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Deletion and insertion of all maps of one image: variant -> name -> curve.
+
+    Attributes:
+        deletion: ``context`` is empty when the region fills the image.
+        insertion: the same; both are empty where no insertion was asked for.
+    """
+
+    deletion: dict[Variant, dict[str, Deletion]]
+    insertion: dict[Variant, dict[str, Insertion]]
+
+
+@dataclass(frozen=True)
+class _Order:
+    """Which pixels of a variant may be touched, and the place of each in one map's order."""
+
+    allowed: np.ndarray
+    places: np.ndarray
+
+
 def hidden_shares(steps: int) -> np.ndarray:
     """Shares (k / steps)² for k = 0 ... steps: dense at the start, where curves fall.
 
@@ -64,39 +104,80 @@ def deletions(
     baseline: Replacement = "mean",
     window_px: int | None = None,
 ) -> dict[Variant, dict[str, Deletion]]:
-    """Deletion of all maps of one image in both variants, as one batched stream of forwards.
+    """Deletion alone; see :func:`curves`."""
+    return curves(session, region, maps, ties=ties, steps=steps, baseline=baseline, window_px=window_px).deletion
+
+
+def curves(
+    session: Session,
+    region: Region,
+    maps: Mapping[str, np.ndarray],
+    *,
+    ties: np.ndarray,
+    steps: int = 8,
+    insertion_steps: int = 0,
+    baseline: Replacement = "mean",
+    insertion_baseline: Replacement = "blur",
+    window_px: int | None = None,
+) -> Curves:
+    """Deletion and insertion of all maps of one image in both variants, as one batched stream of forwards.
 
     Args:
         session: the image and the model.
         region: the frozen region; the score is its mean probability whatever scale it has.
         maps: name -> (H, W), more important = higher.
         ties: (H, W) random field that orders equal values, the same for all maps, so that equal maps score equally.
-        steps: points of each curve after the first.
-        baseline: what hidden pixels show.
+        steps: points of each deletion curve after the first.
+        insertion_steps: the same for insertion; 0 = no insertion.
+        baseline: what hidden pixels show during deletion.
+        insertion_baseline: what pixels show that are not yet shown; blurred as published, since an image of sharp
+            patches on flat ground is unlike anything that the model has seen.
         window_px: see :func:`ranking`; None = a sixteenth of the shorter side.
 
-    Returns:
-        variant -> name -> curve; ``context`` is empty when the region fills the image.
+    Raises:
+        SubjectError: a score is not finite.
     """
     target = region.as_probability()
     window = window_px or max(1, round(min(region.mask.shape) * WINDOW_SHARE))
-    allowed: dict[Variant, np.ndarray] = {"object": np.ones_like(region.mask), "context": ~region.mask}
-    variants = [variant for variant in VARIANTS if allowed[variant].any()]
+    allowed = {variant: each for variant, each in allowed_pixels(region).items() if each.any()}
     orders = [
-        (allowed[variant], ranking(values, allowed[variant], ties, window))
-        for variant in variants
-        for values in maps.values()
+        _Order(each, ranking(values, each, ties, window)) for each in allowed.values() for values in maps.values()
     ]
-    fill = replacement(session.image, baseline)
-    stream = _stream(session.image, fill, [allowed[variant] for variant in variants], orders, steps)
-    scores = session.scores(stream, [target])[:, 0] / session.score(target)
-    ends = scores[: len(variants)].repeat(len(maps))
-    inner = scores[len(variants) :].reshape(len(orders), steps - 1)
-    curves = np.column_stack([np.ones(len(orders)), inner, ends])
+    wholes = list(allowed.values())
+    image, inserting = session.image, insertion_steps > 0
+    stream = [_deleting(image, session.baseline(baseline), wholes, orders, steps)]
+    if inserting:
+        stream.append(_inserting(image, session.baseline(insertion_baseline), wholes, orders, insertion_steps))
+    scores = session.scores(chain(*stream), [target])[:, 0] / session.score(target)
+    used = len(wholes) + len(orders) * (steps - 1)
+    ends, inner = _split(scores[:used], len(wholes), len(maps))
+    gone = np.column_stack([np.ones(len(orders)), inner, ends])
     shares = hidden_shares(steps)
-    found = [Deletion(shares, curve, area_over(shares, curve)) for curve in curves]
-    done: dict[Variant, dict[str, Deletion]] = {variant: {} for variant in VARIANTS}
-    for index, variant in enumerate(variants):
+    deleted = _by_variant(allowed, maps, [Deletion(shares, each, area_over(shares, each)) for each in gone])
+    if not inserting:
+        return Curves(deleted, {variant: {} for variant in VARIANTS})
+    starts, inner = _split(scores[used:], len(wholes), len(maps))
+    shown = np.column_stack([starts, inner, np.ones(len(orders))])
+    steps_shown = hidden_shares(insertion_steps)
+    found = [Insertion(steps_shown, each, 1.0 - area_over(steps_shown, each)) for each in shown]
+    return Curves(deleted, _by_variant(allowed, maps, found))
+
+
+def allowed_pixels(region: Region) -> dict[Variant, np.ndarray]:
+    """The pixels that each variant ranks: (H, W) bool."""
+    return {"object": np.ones_like(region.mask), "context": ~region.mask}
+
+
+def _split(scores: np.ndarray, wholes: int, maps: int) -> tuple[np.ndarray, np.ndarray]:
+    """The score with everything hidden for each order, and the inner points of its curve."""
+    return scores[:wholes].repeat(maps), scores[wholes:].reshape(wholes * maps, -1)
+
+
+def _by_variant(
+    allowed: Mapping[Variant, np.ndarray], maps: Mapping[str, np.ndarray], found: Sequence[_Curve]
+) -> dict[Variant, dict[str, _Curve]]:
+    done: dict[Variant, dict[str, _Curve]] = {variant: {} for variant in VARIANTS}
+    for index, variant in enumerate(allowed):
         done[variant] = dict(zip(maps, found[index * len(maps) :], strict=False))
     return done
 
@@ -147,17 +228,27 @@ def smoothed(values: np.ndarray, allowed: np.ndarray, window_px: int) -> np.ndar
     return np.where(allowed, total / np.maximum(mass, 1.0 / window_px**2), 0.0)
 
 
-def _stream(
-    image: Tensor,
-    fill: Tensor,
-    wholes: list[np.ndarray],
-    orders: list[tuple[np.ndarray, np.ndarray]],
-    steps: int,
+def _deleting(
+    image: Tensor, fill: Tensor, wholes: Sequence[np.ndarray], orders: Sequence[_Order], steps: int
 ) -> Iterator[Tensor]:
     """First the images with everything hidden, one a variant (all maps end there), then every map's steps."""
     for whole in wholes:
         yield torch.where(torch.from_numpy(whole).to(image.device), fill, image)
-    for allowed, places in orders:
-        ranks = torch.from_numpy(places).to(image.device)
+    for order in orders:
+        ranks = torch.from_numpy(order.places).to(image.device)
         for share in hidden_shares(steps)[1:-1]:
-            yield torch.where(ranks < round(share * int(allowed.sum())), fill, image)
+            yield torch.where(ranks < round(share * int(order.allowed.sum())), fill, image)
+
+
+def _inserting(
+    image: Tensor, fill: Tensor, wholes: Sequence[np.ndarray], orders: Sequence[_Order], steps: int
+) -> Iterator[Tensor]:
+    """The same for insertion: all maps begin with everything hidden."""
+    for whole in wholes:
+        yield torch.where(torch.from_numpy(whole).to(image.device), fill, image)
+    for order in orders:
+        ranks = torch.from_numpy(order.places).to(image.device)
+        pixels = int(order.allowed.sum())
+        for share in hidden_shares(steps)[1:-1]:
+            waiting = (ranks >= round(share * pixels)) & (ranks < pixels)
+            yield torch.where(waiting, fill, image)

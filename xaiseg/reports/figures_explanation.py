@@ -12,6 +12,37 @@ from xaiseg.reports.words import listed
 VARIANTS = (("excess_context_deletion", "context only"), ("excess_object_deletion", "all pixels"))
 
 
+#: Rows of the overview, and what their metrics are called there; those that were not measured are left out. The last
+#: field says which way is good.
+OVERVIEW = (
+    ("excess_context_insertion", "insertion, context, excess", "↑"),
+    ("excess_object_insertion", "insertion, all pixels, excess", "↑"),
+    ("excess_context_road", "ROAD, context, excess", "↑"),
+    ("excess_object_road", "ROAD, all pixels, excess", "↑"),
+    ("unexplained", "infidelity, share", "↓"),
+    ("excess_unexplained", "infidelity, share, excess", "↑"),
+    ("sensitivity_n", "sensitivity-n", "↑"),
+    ("excess_sensitivity_n", "sensitivity-n, excess", "↑"),
+    ("max_sensitivity", "max-sensitivity", "↓"),
+    ("entropy_rise", "entropy rise, random weights", "↑"),
+    ("energy_in_region", "energy in region", ""),
+    ("context_share", "off-target leakage", ""),
+    ("pointing_game", "pointing game", ""),
+    ("relevance_mass", "relevance mass", ""),
+    ("relevance_rank", "relevance rank", ""),
+    ("complexity", "complexity", ""),
+    ("sparseness", "sparseness", ""),
+)
+
+OVERVIEW_CAPTION = (
+    "Further figures of each method, means over images; intervals stand in the details. ↑ higher is better, ↓ lower is "
+    "better, others only describe; excess is over the best baseline"
+)
+
+#: More columns than these do not fit on a telephone.
+COLUMNS = 3
+
+
 @figure("explanation")
 def explanation(view: View) -> Story:
     """Excess over the best baseline by method, similarity under random weights, and the baselines themselves."""
@@ -21,7 +52,8 @@ def explanation(view: View) -> Story:
     plots = [_excess(view, methods)]
     if any(view.get("randomisation_similarity", target=name) for name in methods):
         plots.append(_sanity(view, methods))
-    return Story(view.lead(_answer(view, methods)), tuple(plots), _baselines(view, methods))
+    tables = (*_baselines(view, methods), *_overview(view, methods))
+    return Story(view.lead(_answer(view, methods)), tuple(plots), tables)
 
 
 def _answer(view: View, methods: list[str]) -> str:
@@ -104,6 +136,38 @@ def _baselines(view: View, methods: list[str]) -> tuple[Table, ...]:
     caption += "are hidden"
     ordered = tuple(cells for _, cells in sorted(rows))
     return (Table(caption, ("map", "context only", "all pixels"), ordered),) if ordered else ()
+
+
+def _overview(view: View, methods: list[str]) -> tuple[Table, ...]:
+    """Metrics by methods, values alone: their intervals stand in the details. Wide ones are divided."""
+    found = []
+    for start in range(0, len(methods), COLUMNS):
+        part = methods[start : start + COLUMNS]
+        rows = []
+        for metric, words, way in OVERVIEW:
+            items = [view.get(metric, target=name) for name in part]
+            if any(items):
+                rows.append((f"{words} {way}".strip(), *(value_text(item) if item else "none" for item in items)))
+        rows += [
+            (f"agreement with {methods[index]}", *(_alike(view, methods[index], name) for name in part))
+            for index in range(len(methods))
+            if any(_pair(view, methods[index], name) for name in part)
+        ]
+        if rows:
+            found.append(Table(OVERVIEW_CAPTION, ("metric", *part), tuple(rows)))
+    return tuple(found)
+
+
+def _pair(view: View, first: str, second: str) -> Estimate | None:
+    there = view.get("agreement", target=first, factor="with", level=second)
+    return there or view.get("agreement", target=second, factor="with", level=first)
+
+
+def _alike(view: View, first: str, second: str) -> str:
+    if first == second:
+        return "-"
+    item = _pair(view, first, second)
+    return value_text(item) if item else "none"
 
 
 def _cells(*items: Estimate | None) -> tuple[str, ...]:
