@@ -192,3 +192,12 @@ def test_the_background_of_a_one_channel_head_is_asked_by_its_margin():
     assert float(z.grad[0, 0, 1, 2]) == -1.0
     two = torch.cat((z.detach() + 1, z.detach()), dim=1)
     torch.testing.assert_close(Region(0, mask).score(two), two[:, 0, 1, 2])
+
+
+def test_a_region_first_used_without_gradients_can_be_differentiated_later():
+    region = Region(1, np.array([[True, False]]))
+    with torch.inference_mode():
+        region.score(torch.zeros(1, 2, 1, 2))
+    z = torch.zeros(1, 2, 1, 2, requires_grad=True)
+    region.score(z).sum().backward()
+    assert float(z.grad[0, 1, 0, 0]) == 1.0

@@ -9,9 +9,9 @@ its nearest other one. The query's percentile is the share of those that are no 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Final, Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -27,6 +27,8 @@ UNUSUAL: Final = 0.95
 FEW: Final = 20
 #: Distances closer than this, relative to the largest, are ties; they are ordered by the place in the reference.
 TIE: Final = 1e-9
+#: Reference regions searched at a time.
+CHUNK: Final = 256
 
 NO_DIRECTION: Final = "the layer answers 0 in every channel, which has no direction to compare"
 NO_OTHER: Final = "the reference holds no other case"
@@ -43,6 +45,8 @@ class Index:
         own: distance of each of M <= N regions to its nearest other one, ascending.
         left_out: regions without a vector, each with its reason.
         place: the layer.
+        search: a fitted :class:`sklearn.neighbors.NearestNeighbors`.
+        kin: id, digest or cluster -> numbers of the regions that have it.
     """
 
     vectors: np.ndarray
@@ -51,6 +55,8 @@ class Index:
     own: np.ndarray
     left_out: tuple[Row, ...]
     place: Place
+    search: Any
+    kin: Mapping[tuple[str, str], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -124,15 +130,21 @@ def index_of(pooled: Pooled, metric: Metric = "cosine") -> Index:
     >>> index_of(pooled, "euclidean").own.tolist()
     [1.0, 1.0, 4.0]
     """
+    from sklearn.neighbors import NearestNeighbors
+
     vectors, rows = _comparable(pooled, metric)
     kept = [number for number, row in enumerate(rows) if not row.reason]
     if not kept:
         raise UsageError("no reference region can be compared", where="references", got=rows[0].reason)
+    kin: dict[tuple[str, str], tuple[int, ...]] = {}
+    for number, row in enumerate(rows[n] for n in kept):
+        for key in _keys(row):
+            kin[key] = (*kin.get(key, ()), number)
     left_out = tuple(row for row in rows if row.reason)
-    index = Index(vectors[kept], tuple(rows[n] for n in kept), metric, np.zeros(0), left_out, pooled.place)
-    nearest = [_nearest(index, vector, row, 1)[1] for vector, row in zip(index.vectors, index.rows, strict=True)]
-    own = np.sort(np.concatenate(nearest))
-    return Index(index.vectors, index.rows, metric, own, left_out, pooled.place)
+    search = NearestNeighbors(algorithm="brute", metric="euclidean").fit(vectors[kept])
+    members = tuple(rows[number] for number in kept)
+    index = Index(vectors[kept], members, metric, np.zeros(0), left_out, pooled.place, search, kin)
+    return replace(index, own=_own(index))
 
 
 def nearest_cases(
@@ -194,26 +206,48 @@ def _found(index: Index, vector: np.ndarray, query: Row, k: int) -> Neighbours:
     return Neighbours(query, rows, tuple(distances.tolist()), share, note="; ".join(notes))
 
 
+def _own(index: Index) -> np.ndarray:
+    """Distances of the reference's regions to their nearest other ones, ascending."""
+    kin = [_itself(index, row) for row in index.rows]
+    wanted = min(1 + max(map(len, kin)), len(index.rows))
+    found = []
+    for start in range(0, len(index.rows), CHUNK):
+        near = index.search.kneighbors(index.vectors[start : start + CHUNK], wanted, return_distance=False)
+        for place, numbers in enumerate(near, start):
+            other = next((number for number in numbers if number not in kin[place]), None)
+            if other is not None:
+                found.append(_distances(index, index.vectors[[other]], index.vectors[place])[0])
+    return np.sort(np.array(found))
+
+
 def _nearest(index: Index, vector: np.ndarray, query: Row, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the k nearest rows that are not the query itself, and their distances."""
-    from sklearn.neighbors import NearestNeighbors
-
-    others = [number for number, row in enumerate(index.rows) if not _same(row, query)]
-    if not others:
+    itself = _itself(index, query)
+    if len(itself) == len(index.rows):
         return np.zeros(0, dtype=int), np.zeros(0)
-    among = index.vectors[others]
-    search = NearestNeighbors(algorithm="brute", metric="euclidean").fit(among)
-    farthest = search.kneighbors(vector[None], min(k, len(others)))[0][0, -1]
+    wanted = min(k + len(itself), len(index.rows))
+    farthest = index.search.kneighbors(vector[None], wanted)[0][0, -1]
     # The search expands squares, which rounds, and cuts ties as it likes: take a little more, and measure that exactly.
-    slack = 1e-6 * (1 + float(np.abs(among).max()) + float(np.abs(vector).max()))
-    near = np.sort(search.radius_neighbors(vector[None], farthest + slack, return_distance=False)[0])
-    exact = np.linalg.norm(among[near] - vector, axis=1)
-    exact = exact**2 / 2 if index.metric == "cosine" else exact  # chord of two unit vectors -> 1 - cosine
+    slack = 1e-6 * (1 + float(np.abs(index.vectors).max()) + float(np.abs(vector).max()))
+    near = np.sort(index.search.radius_neighbors(vector[None], farthest + slack, return_distance=False)[0])
+    near = near[[number not in itself for number in near]]
+    exact = _distances(index, index.vectors[near], vector)
     step = TIE * max(1.0, float(exact.max()))
     order = np.lexsort((near, np.round(exact / step)))[:k]
-    return np.array(others)[near[order]], exact[order]
+    return near[order], exact[order]
 
 
-def _same(row: Row, query: Row) -> bool:
-    shared = row.cluster is not None and row.cluster == query.cluster
-    return row.id == query.id or row.digest == query.digest or shared
+def _distances(index: Index, vectors: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(vectors - vector, axis=1)
+    # The chord of two vectors of length 1 gives 1 - cosine without the rounding of a difference from 1.
+    return np.asarray(lengths**2 / 2 if index.metric == "cosine" else lengths)
+
+
+def _itself(index: Index, query: Row) -> set[int]:
+    """Numbers of the regions that are the query itself, or not independent of it."""
+    return {number for key in _keys(query) for number in index.kin.get(key, ())}
+
+
+def _keys(row: Row) -> list[tuple[str, str]]:
+    shared = [("cluster", row.cluster)] if row.cluster is not None else []
+    return [("id", row.id), ("digest", row.digest), *shared]

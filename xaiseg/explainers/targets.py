@@ -142,7 +142,8 @@ class Region:
 
     @cached_property
     def _pixels(self) -> Tensor:
-        return torch.from_numpy(np.flatnonzero(self.mask))
+        with torch.inference_mode(False):  # the first use may be a forward without gradients, a later one a backward
+            return torch.from_numpy(np.flatnonzero(self.mask))
 
     def score(self, logits: Tensor) -> Tensor:
         """S of each image: logits (B, K, H, W) -> (B,).
