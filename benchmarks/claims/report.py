@@ -157,7 +157,7 @@ def calibration(rows: Rows) -> str:
     found = [(a, b, ece_contrast(held[a], held[b])) for a, b in pairs]
     decided = holm([c.p for *_, c in found])
     below = [
-        [f"{a} − {b}", f"{c.estimate:+.4f}", span(c.interval()), f"{c.detectable:.4f}", f"{c.p:.3f}",
+        [f"{a} − {b}", f"{c.estimate:+.4f}", span(c.interval()), f"{c.detectable:.4f}", chance(c.p),
          "undecided" if not significant else "lower" if c.estimate < 0 else "higher"]
         for (a, b, c), significant in zip(found, decided, strict=True)
     ]  # fmt: skip
@@ -187,7 +187,16 @@ def pooled_sd(found: Iterable[Contrast]) -> float | None:
 def contrast_line(name: str, c: Contrast, kind: str, paper: str, *, significant: bool | None = None) -> list[str]:
     """One row of a table of contrasts."""
     cells = [name, kind, str(c.seeds), f"{c.estimate:+.3f}", span(c.interval()), span(c.interval(0.90))]
-    return [*cells, f"{c.detectable:.3f}", f"{c.p:.3f}", c.reads(significant=significant), paper]
+    return [*cells, f"{c.detectable:.3f}", chance(c.p), c.reads(significant=significant), paper]
+
+
+def chance(p: float) -> str:
+    """A p value as text.
+
+    >>> chance(0.0004), chance(0.0421)
+    ('< 0.001', '0.042')
+    """
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def span(interval: tuple[float, float]) -> str:
