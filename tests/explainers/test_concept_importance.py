@@ -119,7 +119,9 @@ def test_a_network_that_cannot_be_replayed_is_run_whole_with_the_right_scores():
 def test_a_target_can_be_differentiated_afterwards():
     subject, target = small_unet(), Region(1, MASK)
     importance(subject, [(bright_square(), target)], unet_concepts(subject))
-    target.score(subject.forward(bright_square()[None])).sum().backward()
+    leaf = bright_square()[None].clone().requires_grad_(True)
+    target.score(subject.forward(leaf)).sum().backward()
+    assert bool(leaf.grad.abs().sum() > 0)
 
 
 def test_unstable_concepts_are_named_beside_their_importance():
