@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from xaiseg.geometry import place, to_image, to_network
+from xaiseg.geometry import boxes_to_image, place, to_image, to_network
 
 
 @pytest.mark.parametrize("resize", ["pad", "stretch", "none"])
@@ -59,3 +59,32 @@ def test_gradients_reach_the_images_own_pixels(resize):
     placement = place((20, 30), size=(16, 16), resize=resize)
     to_image(to_network(image, placement, fill=0.0), placement).sum().backward()
     assert (image.grad.abs() > 0).float().mean() > 0.95
+
+
+def test_a_corner_is_where_the_picture_begins():
+    placement = place((40, 20), size=(32, 32), multiple_of=16, align="corner")
+    assert (placement.inner, placement.outer, placement.offset) == ((32, 16), (32, 32), (0, 0))
+    placed = to_network(torch.ones(1, 1, 40, 20), placement, fill=0.0)
+    torch.testing.assert_close(placed[..., :16], torch.ones(1, 1, 32, 16))
+    assert placed[..., 16:].max() == 0
+
+
+@pytest.mark.parametrize("align", ["centre", "corner"])
+@pytest.mark.parametrize("resize", ["pad", "stretch", "none"])
+@pytest.mark.parametrize("image", [(40, 56), (33, 17), (64, 48)])
+def test_boxes_come_back_as_a_map_of_them_does(image, resize, align):
+    placement = place(image, size=(64, 48), resize=resize, multiple_of=16, align=align)
+    top, left = placement.offset
+    height, width = placement.inner
+    whole = torch.tensor([[left, top, left + width, top + height]]).float().requires_grad_()
+    back = boxes_to_image(whole, placement)
+    torch.testing.assert_close(back, torch.tensor([[0.0, 0.0, image[1], image[0]]]))
+    back.sum().backward()
+    assert (whole.grad > 0).all()
+    # A box drawn on the network's grid covers, after both ways, the same pixels of the image.
+    inside = torch.tensor([left + width // 4, top + height // 4, left + width // 2, top + height // 2])
+    drawn = torch.zeros(1, 1, *placement.outer)
+    drawn[..., inside[1] : inside[3], inside[0] : inside[2]] = 1
+    rows, columns = torch.nonzero(to_image(drawn, placement)[0, 0] >= 0.5, as_tuple=True)
+    seen = torch.stack((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)).float()
+    assert (boxes_to_image(inside.float(), placement) - seen).abs().max() <= 1

@@ -13,7 +13,7 @@ PACKAGE = Path(xaiseg.__file__).parent
 LAYERS = [
     {"errors", "seeds", "statistics", "yamlfile", "parameters"},
     {"data", "subject"},
-    {"explainers", "calibration"},
+    {"explainers", "calibration", "detection", "detection_file"},
     {"zoo", "faithfulness"},
     {
         "modelfile",
@@ -23,6 +23,9 @@ LAYERS = [
         "imports",
         "adapters",
         "blackboxes",
+        "detectors",
+        "detector_layouts",
+        "detector_sources",
         "loading",
         "fitting",
         "training",
@@ -33,7 +36,7 @@ LAYERS = [
     {"plan", "plan_document", "context", "evidence", "measure", "engines", "estimate", "judge", "run", "deciding"},
     {"comparing", "schema"},
     {"reports"},
-    {"pipeline", "explaining", "drafts", "initialise", "progress"},
+    {"pipeline", "explaining", "evaluating", "drafts", "initialise", "progress"},
     {"cli"},
     {"__main__", "__init__"},
 ]

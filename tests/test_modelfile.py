@@ -1,7 +1,7 @@
 import pytest
 
 from xaiseg.errors import UsageError
-from xaiseg.modelfile import InputSpec, ModelDocument, parse_model, read_model_file
+from xaiseg.modelfile import InputSpec, ModelDocument, OutputSpec, parse_model, read_model_file
 
 MODEL = """name: toy
 version: 1.2
@@ -99,6 +99,60 @@ def test_a_mistake_is_named_with_its_line(tmp_path, old, new, line, words):
     with pytest.raises(UsageError, match=words) as caught:
         parse(tmp_path, MODEL.replace(old, new, 1))
     assert f"model.yaml:{line}" in str(caught.value) or line in (1, 2)
+
+
+DETECTOR = """name: toy
+task: detection
+classes: [seal, whale]
+source: {onnx: m.onnx}
+input:
+  channels: 3
+  channel_order: bgr
+  resize: letterbox
+  align: corner
+  pad_value: 0.5
+output:
+  layout: yolox
+  iou: 0.6
+  score_floor: 0.01
+  threshold: {value: 0.4, chosen_on: val}
+"""
+
+
+def test_a_detector_says_how_it_is_fed_and_read(tmp_path):
+    model = parse(tmp_path, DETECTOR)
+    assert (model.task, model.classes) == ("detection", ("seal", "whale"))
+    assert (model.input.channel_order, model.input.padding, model.input.align) == ("bgr", "pad", "corner")
+    assert model.input.fill == 0.5
+    assert (model.output.layout, model.output.iou, model.output.score_floor) == ("yolox", 0.6, 0.01)
+    assert model.facts()["output"]["layout"] == "yolox"
+    plain = OutputSpec()
+    assert (plain.layout, plain.iou, plain.score_floor) == ("auto", None, 0.001)
+    assert InputSpec(range=(-1, 1)).fill == -1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "words"),
+    [
+        ("layout: yolox", "layout: yolx", 12, "'yolox', 'yolov8'"),
+        ("layout: yolox", "layot: yolox", 12, "'layot' is not a key of output.*did you mean 'layout'"),
+        ("channel_order: bgr", "channel_ordr: bgr", 7, "did you mean 'channel_order'"),
+        ("channel_order: bgr", "channel_order: brg", 7, "'rgb' or 'bgr'"),
+        ("channels: 3", "channels: 1", 5, "bgr is for 3 channels, not for 1"),
+        ("pad_value: 0.5", "pad_value: 114", 5, "pad_value 114 lies outside the range"),
+        ("align: corner", "align: left", 9, "'centre' or 'corner'"),
+        ("iou: 0.6", "iou: 1.6", 13, "less than or equal to 1"),
+        ("score_floor: 0.01", "score_floor: 0.5", 11, "score_floor 0.5 lies above the threshold 0.4"),
+        ("layout: yolox", "kind: logits", 12, "output.kind is for task: segmentation"),
+        ("task: detection", "task: segmentation", 12, "output.layout is for task: detection"),
+        ("[seal, whale]", "[background, seal]", 3, "leave the background out"),
+    ],
+)
+def test_a_mistake_about_a_detector_is_named_with_its_line(tmp_path, old, new, line, words):
+    assert old in DETECTOR
+    with pytest.raises(UsageError, match=words) as caught:
+        parse(tmp_path, DETECTOR.replace(old, new, 1))
+    assert f"model.yaml:{line}:" in str(caught.value)
 
 
 def test_a_missing_file(tmp_path):

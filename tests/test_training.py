@@ -1,11 +1,12 @@
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from xaiseg import training
+from xaiseg import training, training_parts, zoo
 from xaiseg.data.case import ImageSpec
 from xaiseg.errors import UsageError
 from xaiseg.fitting import Trained
@@ -141,7 +142,7 @@ def test_the_threshold_is_the_best_of_the_validation_part(tmp_path):
     data = write_discs(tmp_path / "data", patients=7)
     train_zoo("unet-compact", data, out=tmp_path / "out", size=32, epochs=2, threads=1, log=lambda line: None)
     spec = ImageSpec(channels=1, classes=("background", "lesion"))
-    parts = training._folder(data, tmp_path / "out", 0, (), spec, tmp_path / "out" / "split.csv")
+    parts = training_parts._folder(data, tmp_path / "out", 0, (), spec, tmp_path / "out" / "split.csv")
     path, trained = tmp_path / "out" / "model.yaml", Trained(tmp_path / "out" / "weights.safetensors", 1, None, 0)
     recipe = Recipe(size=32, choose_threshold=True)
     _, best, score = training._finish(tmp_path / "out", "unet-compact", recipe, parts, trained, spec)
@@ -160,7 +161,7 @@ def test_the_threshold_is_the_best_of_the_validation_part(tmp_path):
 
 
 def test_phantoms_know_their_own_parts(tmp_path):
-    parts = training._phantoms(3, ("device",))
+    parts = training_parts._phantoms(3, ("device",))
     held = training._plain(parts.entries["train"])
     assert held == {
         "reader": "phantom", "phantom": {"split": "train", "seed": 3}, "cluster": "patient", "strata": ["device"],
@@ -170,3 +171,92 @@ def test_phantoms_know_their_own_parts(tmp_path):
 def test_an_unknown_model_is_named(tmp_path):
     with pytest.raises(UsageError, match="did you mean 'unet-compact'"):
         train_zoo("unet-compct", "phantoms", out=tmp_path)
+
+
+@pytest.fixture(scope="module")
+def hasty():
+    """The recipe of the detector with a few steps only."""
+    brief = replace(zoo.recipe_of("detector-compact", "brief"), images_per_epoch=48)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zoo, "recipe_of", lambda name, which: brief)
+        yield
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory, hasty):
+    out, lines = tmp_path_factory.mktemp("detector"), []
+    written = train_zoo(
+        "detector-compact", "scenes:flights=1,tiles=3,shortcut=0.9", out=out, size=64, epochs=1, threads=1, seed=4,
+        strata=("habitat",), recipe="brief", log=lines.append,
+    )  # fmt: skip
+    return out, lines, written
+
+
+def test_a_detector_of_scenes_can_be_audited(detector):
+    out, lines, written = detector
+    assert sorted(path.name for path in out.iterdir()) == ["model.yaml", "training.log", "weights.safetensors"]
+    assert "generated scenes (flights=1,tiles=3,shortcut=0.9), seed 4" in lines[0]
+    assert "AP50" in lines[-1]
+    assert "xaiseg audit" in written[-1]
+    model = read_model_file(out / "model.yaml")
+    assert (model.task, model.classes, model.input.channels) == ("detection", ("seal",), 3)
+    assert model.output.threshold.chosen_on == "val"
+    assert {entry.scene.shortcut.correlation for entry in model.data.values()} == {0.9}
+    assert {entry.scene.split for entry in model.data.values()} == {"train", "validation", "test"}
+    subject = load_subject(model)
+    assert "raw_boxes" in subject.info.offers
+    assert subject.predict([torch.rand(3, 100, 120)])[0].xyxy.shape[1] == 4
+
+
+def test_a_training_can_start_from_weights(detector, hasty, tmp_path):
+    first = []
+    for start in (None, detector[0] / "weights.safetensors"):
+        lines = []
+        train_zoo(
+            "detector-compact", "scenes:flights=1,tiles=3", out=tmp_path / str(start is None), size=64, epochs=1,
+            threads=1, recipe="brief", start=start, log=lines.append,
+        )  # fmt: skip
+        first.append(float(lines[1].partition("loss ")[2].split()[0]))
+    assert first[1] < first[0]
+    with pytest.raises(UsageError, match="--start"):
+        train_zoo(
+            "unet-compact", "phantoms", out=tmp_path / "other", start=detector[0] / "weights.safetensors", epochs=1
+        )
+
+
+def test_a_detector_trains_on_a_folder_and_leaves_out_what_is_unused(hasty, tmp_path):
+    from xaiseg.data.scenes import SceneSpec, scene_list, write_scenes
+
+    spec = SceneSpec(flights=4, tiles=2, size=(64, 64), empty_share=0.0)
+    folder = write_scenes(spec, tmp_path / "tiles")
+    parts = ("train", "validation", "test", "unused")
+    rows = [f"{tile.id},{parts[int(tile.flight[-2:])]}" for tile in scene_list(spec)]
+    split = tmp_path / "split.csv"
+    split.write_text("\n".join(["id,part", *rows]) + "\n", encoding="utf-8")
+    options = {"size": 64, "epochs": 1, "threads": 1, "recipe": "brief", "split": split, "log": lambda line: None}
+    with pytest.raises(UsageError, match="classes of a detector have no default"):
+        train_zoo("detector-compact", folder, out=tmp_path / "out", **options)
+    train_zoo("detector-compact", folder, out=tmp_path / "out", classes=("seal",), **options)
+    model = read_model_file(tmp_path / "out" / "model.yaml")
+    from xaiseg.data.readers import open_dataset
+
+    sets = {
+        name: open_dataset(name, entry, root=model.data_root, spec=model.image_spec())
+        for name, entry in model.data.items()
+    }
+    assert {name: len(dataset.cases) for name, dataset in sets.items()} == {"train": 2, "validation": 2, "test": 2}
+
+
+def test_data_of_another_task_and_options_that_cannot_be_read_are_refused(tmp_path):
+    data = write_discs(tmp_path / "data", patients=7)
+    for name, given, message in (
+        ("detector-compact", "phantoms", "phantoms do not suit this model"),
+        ("unet-compact", "scenes", "scenes do not suit this model"),
+        ("detector-compact", "scenes:flihgts=3", "flihgts=3"),
+        ("detector-compact", "scenes:shortcut=2", "less than or equal to 1"),
+        ("detector-compact", "scenes:world=cetaceans,shortcut=1", "no ice"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            train_zoo(name, given, out=tmp_path / "out", classes=("a", "b") if given == "phantoms" else None)
+    with pytest.raises(UsageError, match="not read for detection"):
+        train_zoo("detector-compact", data, out=tmp_path / "out", classes=("disc",))

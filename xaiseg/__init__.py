@@ -13,8 +13,8 @@ __version__ = "0.1.0"
 __all__ = ["Audit", "__version__", "audit", "evaluate", "explain"]
 
 if TYPE_CHECKING:
+    from xaiseg.evaluating import evaluate
     from xaiseg.explaining import explain
-    from xaiseg.faithfulness.evaluation import evaluate
     from xaiseg.pipeline import Audit, audit
 
 
@@ -29,7 +29,7 @@ def __getattr__(name: str) -> Any:
 
         return explaining.explain
     if name == "evaluate":
-        from xaiseg.faithfulness import evaluation
+        from xaiseg import evaluating
 
-        return evaluation.evaluate
+        return evaluating.evaluate
     raise AttributeError(f"module 'xaiseg' has no attribute {name!r}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -60,6 +60,116 @@ def module_network(module: nn.Module, *, device: torch.device | str = "cpu", mul
     return Network(module, offers, module, device, count, multiple_of, channels_last=True)
 
 
+class NetworkInput:
+    """The way of images to a network, the same for segmenters and detectors: placed, ordered, normalised and batched.
+
+    Args:
+        network: the loaded network.
+        spec: how it wants its images.
+        name: of the subject, for errors.
+
+    Raises:
+        UsageError: the network accepts one image size only and ``spec`` says another.
+
+    >>> way = NetworkInput(module_network(nn.Identity(), multiple_of=8), InputSpec(), "m")
+    >>> [tuple(batch.shape) for _, _, batch in way.batches([torch.zeros(1, 9, 5), torch.zeros(1, 16, 8)], 2)]
+    [(2, 1, 16, 8)]
+    """
+
+    def __init__(self, network: Network, spec: InputSpec, name: str) -> None:
+        self._network = network
+        self._spec = spec
+        self._name = name
+        self._multiple = spec.multiple_of or network.multiple_of
+        shape = (1, spec.channels, 1, 1)
+        self._mean = torch.tensor(spec.mean).reshape(-1, 1, 1).expand(shape).to(network.device)
+        self._std = torch.tensor(spec.std).reshape(-1, 1, 1).expand(shape).to(network.device)
+        weights = network.module.parameters() if network.module is not None else ()
+        self._dtype = next((w.dtype for w in weights if w.is_floating_point()), torch.float32)
+        if network.fixed_size is not None and self.place(spec.size or network.fixed_size).outer != network.fixed_size:
+            raise UsageError("the network accepts one image size only", where="input.size", got=spec.size,
+                             allowed=list(network.fixed_size))  # fmt: skip
+
+    def check(self, image: Tensor) -> tuple[int, int]:
+        """(height, width) of an image (C, H, W).
+
+        Raises:
+            SubjectError: it does not have the channels that the network takes.
+        """
+        if image.ndim != 3 or image.shape[0] != self._spec.channels:
+            raise SubjectError(
+                "the image does not have the channels that the model takes",
+                where="input.channels",
+                got=f"shape {tuple(image.shape)}",
+                allowed=f"({self._spec.channels}, height, width)",
+            )
+        return int(image.shape[1]), int(image.shape[2])
+
+    def place(self, image: tuple[int, int]) -> Placement:
+        """Where an image of (height, width) lies on the network's grid."""
+        size, spec = self._spec.size or self._network.fixed_size, self._spec
+        return place(image, size=size, resize=spec.padding, multiple_of=self._multiple, align=spec.align)
+
+    def to_network(self, batch: Tensor, placement: Placement) -> Tensor:
+        """Images (B, C, H, W) in the declared range, as the network takes them (B, C, h, w); differentiable."""
+        batch = to_network(
+            batch.to(self._network.device, torch.float32), placement, fill=self._spec.fill, mode=self._spec.mode
+        )
+        batch = batch.flip(1) if self._spec.channel_order == "bgr" else batch
+        batch = ((batch - self._mean) / self._std).to(self._dtype)
+        return self._laid_out(batch)
+
+    def to_network_grid(self, batch: Tensor) -> Tensor:
+        """The same for images of one size, whose placement follows from it."""
+        return self.to_network(batch, self.place(self.check(batch[0])))
+
+    def batches(self, images: Sequence[Tensor], batch_size: int) -> Iterator[tuple[list[int], list[Placement], Tensor]]:
+        """Images that share the network's grid, on it: their indices, their placements, and a batch (B, C, h, w)."""
+        placements = [self.place(self.check(image)) for image in images]
+        grids: dict[tuple[int, int], list[int]] = {}
+        for index, placement in enumerate(placements):
+            grids.setdefault(placement.outer, []).append(index)
+        for members in grids.values():
+            for start in range(0, len(members), batch_size):
+                chunk = members[start : start + batch_size]
+                with torch.no_grad():
+                    placed = [self.to_network(images[i].unsqueeze(0), placements[i]) for i in chunk]
+                yield chunk, [placements[i] for i in chunk], torch.cat(placed)
+
+    def answers(self, batch: Tensor) -> list[Any]:
+        """What the network answers to a batch (B, C, h, w), one answer for each part of it that it accepts.
+
+        A network of a fixed batch is fed copies of the last image, so that the answers may be of more images than B.
+
+        Raises:
+            SubjectError: the network raised an error.
+        """
+        return [self._call(part) for part in self._parts(self._laid_out(batch))]
+
+    def _laid_out(self, batch: Tensor) -> Tensor:
+        return batch.contiguous(memory_format=torch.channels_last) if self._network.channels_last else batch
+
+    def _parts(self, batch: Tensor) -> Sequence[Tensor]:
+        fixed = self._network.fixed_batch
+        if fixed is None:
+            return (batch,)
+        lacking = -len(batch) % fixed
+        if lacking:
+            batch = torch.cat((batch, batch[-1:].expand(lacking, -1, -1, -1)))
+        return [batch[start : start + fixed] for start in range(0, len(batch), fixed)]
+
+    def _call(self, batch: Tensor) -> Any:
+        try:
+            return self._network.call(batch)
+        except (torch.OutOfMemoryError, SubjectError):
+            raise
+        except Exception as error:
+            shape = tuple(batch.shape)
+            what = f"the model cannot process an image batch of shape {shape}: {first_line(error)}"
+            then = "Check input: channels, size and multiple_of in model.yaml"
+            raise SubjectError(what, where=self._name, then=then) from error
+
+
 class NetworkSegmenter(Segmenter):
     """A network on its own grid, seen from the images' own pixels.
 
@@ -84,17 +194,8 @@ class NetworkSegmenter(Segmenter):
         self, network: Network, *, name: str, classes: tuple[str, ...], spec: InputSpec, output: OutputSpec
     ) -> None:
         self._network = network
-        self._spec = spec
+        self._input = NetworkInput(network, spec, name)
         self._output = output
-        self._multiple = spec.multiple_of or network.multiple_of
-        shape = (1, spec.channels, 1, 1)
-        self._mean = torch.tensor(spec.mean).reshape(-1, 1, 1).expand(shape).to(network.device)
-        self._std = torch.tensor(spec.std).reshape(-1, 1, 1).expand(shape).to(network.device)
-        weights = network.module.parameters() if network.module is not None else ()
-        self._dtype = next((w.dtype for w in weights if w.is_floating_point()), torch.float32)
-        if network.fixed_size is not None and self._place(spec.size or network.fixed_size).outer != network.fixed_size:
-            raise UsageError("the network accepts one image size only", where="input.size", got=spec.size,
-                             allowed=list(network.fixed_size))  # fmt: skip
         self.info = SubjectInfo(
             name=name,
             classes=classes,
@@ -118,33 +219,26 @@ class NetworkSegmenter(Segmenter):
 
     def predict(self, images: Sequence[Tensor], *, batch_size: int = 8) -> list[Tensor]:
         """See :meth:`xaiseg.subject.Segmenter.predict`."""
-        placements = [self._place(self._check(image)) for image in images]
-        grids: dict[tuple[int, int], list[int]] = {}
-        for index, placement in enumerate(placements):
-            grids.setdefault(placement.outer, []).append(index)
         answers: dict[int, Tensor] = {}
-        for members in grids.values():
-            for start in range(0, len(members), batch_size):
-                chunk = members[start : start + batch_size]
-                with torch.inference_mode():
-                    placed = [self._to_network(images[i].unsqueeze(0), placements[i]) for i in chunk]
-                    logits = self._run(torch.cat(placed))
-                # Inference tensors could not take part in a later backward pass; a copy can.
-                with torch.no_grad():
-                    for i, own in zip(chunk, logits.clone(), strict=True):
-                        answers[i] = to_image(own.unsqueeze(0), placements[i])[0]
+        for chunk, placements, batch in self._input.batches(images, batch_size):
+            with torch.inference_mode():
+                logits = self._run(batch)
+            # Inference tensors could not take part in a later backward pass; a copy can.
+            with torch.no_grad():
+                for i, placement, own in zip(chunk, placements, logits.clone(), strict=True):
+                    answers[i] = to_image(own.unsqueeze(0), placement)[0]
         return [answers[i] for i in range(len(images))]
 
     def forward(self, batch: Tensor) -> Tensor:
         """See :meth:`xaiseg.subject.Segmenter.forward`."""
         if "forward" not in self.info.offers:
             return super().forward(batch)
-        placement = self._place(self._check(batch[0]))
-        return to_image(self._run(self._to_network(batch, placement)), placement)
+        placement = self._input.place(self._input.check(batch[0]))
+        return to_image(self._run(self._input.to_network(batch, placement)), placement)
 
     def to_image_grid(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
         """See :meth:`xaiseg.subject.Segmenter.to_image_grid`; the padding is cut off again."""
-        return to_image(maps, self._place(size))
+        return to_image(maps, self._input.place(size))
 
     def intrinsic(self, batch: Tensor) -> Mapping[str, Tensor]:
         """See :meth:`xaiseg.subject.Segmenter.intrinsic`."""
@@ -155,36 +249,14 @@ class NetworkSegmenter(Segmenter):
 
     def to_network_grid(self, batch: Tensor) -> Tensor:
         """See :meth:`xaiseg.subject.Segmenter.to_network_grid`: resized, padded and normalised."""
-        placed = self._to_network(batch, self._place(self._check(batch[0])))
-        return placed.contiguous(memory_format=torch.channels_last) if self._network.channels_last else placed
+        return self._input.to_network_grid(batch)
 
     def from_network_grid(self, output: Tensor, size: tuple[int, int]) -> Tensor:
         """See :meth:`xaiseg.subject.Segmenter.from_network_grid`."""
-        return to_image(self._to_logits(output), self._place(size))
-
-    def _check(self, image: Tensor) -> tuple[int, int]:
-        if image.ndim != 3 or image.shape[0] != self.info.channels:
-            raise SubjectError(
-                "the image does not have the channels that the model takes",
-                where="input.channels",
-                got=f"shape {tuple(image.shape)}",
-                allowed=f"({self.info.channels}, height, width)",
-            )
-        return int(image.shape[1]), int(image.shape[2])
-
-    def _place(self, image: tuple[int, int]) -> Placement:
-        size = self._spec.size or self._network.fixed_size
-        return place(image, size=size, resize=self._spec.resize, multiple_of=self._multiple)
-
-    def _to_network(self, batch: Tensor, placement: Placement) -> Tensor:
-        batch = batch.to(self.device, torch.float32)
-        batch = to_network(batch, placement, fill=self._spec.range[0], mode=self._spec.mode)
-        return ((batch - self._mean) / self._std).to(self._dtype)
+        return to_image(self._to_logits(output), self._input.place(size))
 
     def _run(self, batch: Tensor) -> Tensor:
-        if self._network.channels_last:
-            batch = batch.contiguous(memory_format=torch.channels_last)
-        raw = torch.cat([self._call(part) for part in self._parts(batch)])
+        raw = torch.cat([self._pick(answer) for answer in self._input.answers(batch)])
         logits = self._to_logits(raw[: len(batch)])
         height, width = batch.shape[-2:]
         if len(logits) != len(batch) or height * logits.shape[-1] != width * logits.shape[-2]:
@@ -193,30 +265,12 @@ class NetworkSegmenter(Segmenter):
             raise SubjectError("the output does not fit the input", where="output", got=got, allowed=allowed)
         return logits
 
+    def _pick(self, answer: Any) -> Tensor:
+        return pick_tensor(answer, key=self._output.key, index=self._output.index).to(self.device)
+
     def _to_logits(self, raw: Tensor) -> Tensor:
         classes, kind = len(self.info.classes), self._output.kind
         return to_logits(raw.float(), classes=classes, kind=kind, activation=self._output.activation)
-
-    def _parts(self, batch: Tensor) -> Sequence[Tensor]:
-        fixed = self._network.fixed_batch
-        if fixed is None:
-            return (batch,)
-        lacking = -len(batch) % fixed
-        if lacking:
-            batch = torch.cat((batch, batch[-1:].expand(lacking, -1, -1, -1)))
-        return [batch[start : start + fixed] for start in range(0, len(batch), fixed)]
-
-    def _call(self, batch: Tensor) -> Tensor:
-        try:
-            output = self._network.call(batch)
-        except (torch.OutOfMemoryError, SubjectError):
-            raise
-        except Exception as error:
-            shape = tuple(batch.shape)
-            what = f"the model cannot process an image batch of shape {shape}: {_first_line(error)}"
-            then = "Check input: channels, size and multiple_of in model.yaml"
-            raise SubjectError(what, where=self.info.name, then=then) from error
-        return pick_tensor(output, key=self._output.key, index=self._output.index).to(self.device)
 
 
 def wrap_module(
@@ -294,7 +348,7 @@ class PredictionsFolder(Segmenter):
         try:
             values = np.load(path, allow_pickle=False) if self._suffix == ".npy" else _read_index_png(path, classes)
         except Exception as error:  # whatever a damaged file makes NumPy or Pillow raise
-            raise SubjectError(f"the prediction cannot be read: {_first_line(error)}", where=path.name) from error
+            raise SubjectError(f"the prediction cannot be read: {first_line(error)}", where=path.name) from error
         raw = torch.from_numpy(np.ascontiguousarray(values))
         raw = raw[None, None] if raw.ndim == 2 else raw[None]
         if self._suffix == ".png":
@@ -316,5 +370,6 @@ def _read_index_png(path: Path, classes: int) -> np.ndarray:
     return values
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of what an error says."""
     return (str(error) or type(error).__name__).strip().split("\n")[0]

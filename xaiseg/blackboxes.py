@@ -93,6 +93,8 @@ def onnx_network(path: Path, spec: InputSpec, *, where: object) -> Network:
         got = ", ".join(f"{item.name} {item.type} {item.shape}" for item in inputs)
         raise UsageError("the ONNX graph takes no single image batch", where=where, got=got, allowed="(B, C, H, W)")
     batch, size = _fixed(inputs[0].shape, spec, where)
+    if session.get_outputs()[0].shape is not None and len(session.get_outputs()[0].shape) == 2:
+        batch = batch or 1  # rows without an image to which they belong, as end-to-end detectors answer
     names = [item.name for item in session.get_outputs()]
     kind = _ONNX_TYPES[inputs[0].type]
 

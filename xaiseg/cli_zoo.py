@@ -13,7 +13,12 @@ from xaiseg.progress import Bars
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
 SizeOption = Annotated[int | None, typer.Option("--size", min=32, help="Internal side, px; default: the recipe's.")]
-ClassesOption = Annotated[str, typer.Option("--classes", help="Names by commas, the background first.")]
+ClassesOption = Annotated[
+    str | None, typer.Option("--classes", help="Names by commas, a segmenter's background first; default: the data's.")
+]
+ChannelsOption = Annotated[
+    int | None, typer.Option("--channels", min=1, help="1 reads images as grey, 3 as RGB; default 1, for a detector 3.")
+]
 StrataOption = Annotated[list[str] | None, typer.Option("--strata", help="A column that model.yaml declares.")]
 SplitOption = Annotated[Path | None, typer.Option("--split", help="CSV file: id, part; default: a seeded hash.")]
 
@@ -40,13 +45,14 @@ def zoo_show(name: Annotated[str, typer.Argument(help="A name of the zoo.")]) ->
 @zoo.command("train")
 def zoo_train(
     name: Annotated[str, typer.Argument(help="A name of the zoo.")],
-    data: Annotated[str, typer.Option("--data", help="phantoms, or a folder with images/, masks/ and meta.csv.")],
+    data: Annotated[str, typer.Option("--data", help="phantoms, scenes, scenes:KEY=VALUE,... or a folder.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for weights, model.yaml, split and log.")],
     recipe: Annotated[str | None, typer.Option("--recipe", help="Default: the model's first one.")] = None,
     size: SizeOption = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Default: the recipe's.")] = None,
-    channels: Annotated[int, typer.Option("--channels", min=1, help="1 reads images as grey, 3 as RGB.")] = 1,
-    classes: ClassesOption = "background,lesion",
+    channels: ChannelsOption = None,
+    classes: ClassesOption = None,
+    start: Annotated[Path | None, typer.Option("--start", help="Weights to start from; default: random ones.")] = None,
     strata: StrataOption = None,
     split: SplitOption = None,
     seed: SeedOption = 0,
@@ -66,7 +72,8 @@ def zoo_train(
             size=size,
             epochs=epochs,
             channels=channels,
-            classes=tuple(part.strip() for part in classes.split(",")),
+            classes=tuple(part.strip() for part in classes.split(",")) if classes else None,
+            start=start,
             strata=strata or (),
             split=split,
             seed=seed,

@@ -1,9 +1,11 @@
-"""What a check sees while it measures one case: the prediction, more predictions, seeds, and a place for maps."""
+"""What a check sees while it measures one case: the prediction, more predictions, seeds, and a place for maps and
+windows.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from torch import Tensor
 from xaiseg.data.case import Case, CaseRef
 from xaiseg.errors import CheckError, SubjectError
 from xaiseg.seeds import generator
-from xaiseg.subject import Prediction, Segmenter, Subject
+from xaiseg.subject import Boxes, Detector, Prediction, Segmenter, Subject
 
 
 @dataclass
@@ -22,6 +24,21 @@ class Counter:
 
     forwards: int = 0
     backwards: int = 0
+
+
+@dataclass(frozen=True)
+class Window:
+    """A place in an image that a gallery may show at native scale.
+
+    Attributes:
+        kind: which gallery, e.g. "missed".
+        rank: the smallest are shown first.
+        xyxy: the object, in pixels of the image.
+    """
+
+    kind: str
+    rank: float
+    xyxy: tuple[float, float, float, float]
 
 
 class Predictor:
@@ -35,7 +52,7 @@ class Predictor:
     def __init__(self, subject: Subject | None, batch: int) -> None:
         self._subject = subject
         self._batch = batch
-        self._held: dict[str, Prediction] = {}
+        self._held: dict[str, Prediction | Boxes] = {}
         self.note = ""
 
     def fill(self, cases: Mapping[str, Case], counter: Counter) -> dict[str, SubjectError]:
@@ -56,18 +73,17 @@ class Predictor:
 
     def _group(
         self, group: Sequence[str], cases: Mapping[str, Case], counter: Counter
-    ) -> dict[str, Prediction | SubjectError]:
+    ) -> dict[str, Prediction | Boxes | SubjectError]:
+        answers: Sequence[Prediction | Boxes]
         try:
             if getattr(self._subject, "by_case", False):
-                answers = self._subject.predict_cases(group)  # type: ignore[union-attr]
+                answers = stored_answers(self._subject, group, [cases[name].shape for name in group])
+            elif isinstance(self._subject, Detector):
+                answers = self.detect([cases[name].image for name in group], counter)
             else:
                 answers = self.predict([cases[name].image for name in group], counter)
             for name, answer in zip(group, answers, strict=True):
-                if answer.labels.shape != cases[name].shape:
-                    raise SubjectError(
-                        "the prediction has another size than the image", where=name, got=answer.labels.shape,
-                        allowed=cases[name].shape,
-                    )  # fmt: skip
+                self._check_answer(name, answer, cases[name].shape)
         except (torch.OutOfMemoryError, CheckError):
             raise
         except Exception as error:  # noqa: BLE001 - the image failed, with the reason; the audit goes on
@@ -79,6 +95,21 @@ class Predictor:
             return {name: outcome for single in singles for name, outcome in single.items()}
         return dict(zip(group, answers, strict=True))
 
+    def _check_answer(self, name: str, answer: Prediction | Boxes, shape: tuple[int, int]) -> None:
+        if isinstance(answer, Prediction):
+            if answer.labels.shape != shape:
+                what = "the prediction has another size than the image"
+                raise SubjectError(what, where=name, got=answer.labels.shape, allowed=shape)
+            return
+        if not bool(torch.isfinite(answer.xyxy).all()) or not bool(torch.isfinite(answer.scores).all()):
+            raise SubjectError("a detection holds NaN or infinity", where=name)
+        classes = len(self._subject.info.classes) if self._subject is not None else 0
+        if len(answer.labels) and not 0 <= int(answer.labels.min()) <= int(answer.labels.max()) < classes:
+            raise SubjectError(
+                "a detection has a class that model.yaml does not list", where=name, got=int(answer.labels.max()),
+                allowed=f"0 to {classes - 1}",
+            )  # fmt: skip
+
     def predict(self, images: Sequence[np.ndarray | Tensor], counter: Counter) -> list[Prediction]:
         """Predictions of images (C, H, W) in the declared range, in order."""
         if not isinstance(self._subject, Segmenter):
@@ -87,11 +118,19 @@ class Predictor:
         counter.forwards += len(tensors)
         return [self._subject.decide(logits) for logits in self._forward(self._subject, tensors)]
 
-    def _forward(self, subject: Segmenter, tensors: list[Tensor]) -> list[Tensor]:
-        """Logits; on a GPU that runs out of memory the batch is halved, and the run says so."""
+    def detect(self, images: Sequence[np.ndarray | Tensor], counter: Counter) -> list[Boxes]:
+        """Detections in images (C, H, W) in the declared range, in order, on the CPU, without gradients."""
+        if not isinstance(self._subject, Detector):
+            raise CheckError("this check needs a detector", got=type(self._subject).__name__)
+        tensors = [torch.as_tensor(image, dtype=torch.float32) for image in images]
+        counter.forwards += len(tensors)
+        return [_on_cpu(boxes) for boxes in self._forward(self._subject, tensors)]
+
+    def _forward(self, subject: Segmenter | Detector, tensors: list[Tensor]) -> list[Any]:
+        """Answers; on a GPU that runs out of memory the batch is halved, and the run says so."""
         while True:
             try:
-                return subject.predict(tensors, batch_size=self._batch)
+                return list(subject.predict(tensors, batch_size=self._batch))
             except torch.cuda.OutOfMemoryError:
                 if self._batch == 1:
                     raise
@@ -99,9 +138,28 @@ class Predictor:
                 self.note = "not bit-reproducible: the batch was halved when the GPU ran out of memory"
                 torch.cuda.empty_cache()
 
-    def held(self, name: str) -> Prediction | None:
+    def held(self, name: str) -> Prediction | Boxes | None:
         """The prediction of a case of the shard in work, or None when it failed."""
         return self._held.get(name)
+
+
+def stored_answers(
+    subject: Any, cases: Sequence[str], shapes: Sequence[tuple[int, int]]
+) -> Sequence[Prediction | Boxes]:
+    """What a subject without a model holds for these cases; a file of detections needs the sizes of the images."""
+    more = (shapes,) if isinstance(subject, Detector) else ()
+    ask: Callable[..., Sequence[Prediction | Boxes]] = getattr(subject, "predict_cases")  # noqa: B009 - no base has it
+    return ask(cases, *more)
+
+
+def _on_cpu(boxes: Boxes) -> Boxes:
+    """Detached copies on the CPU of what is a tensor."""
+    moved = {
+        field.name: value.detach().cpu()
+        for field in fields(boxes)
+        if isinstance(value := getattr(boxes, field.name), Tensor)
+    }
+    return replace(boxes, **moved)
 
 
 class CaseContext:
@@ -127,6 +185,7 @@ class CaseContext:
         self.seed: int = plan["seed"]
         self.facts: Mapping[str, Any] = plan["facts"]
         self.counter = Counter()
+        self.windows: dict[str, Window] = {}
         self._subject = subject
 
     @property
@@ -143,20 +202,41 @@ class CaseContext:
             raise CheckError("this check needs a segmentation model", got=type(self._subject).__name__)
         return self._subject
 
+    @property
+    def detector(self) -> Detector:
+        """The audited model, which the plan made sure is a detector."""
+        if not isinstance(self._subject, Detector):
+            raise CheckError("this check needs a detector", got=type(self._subject).__name__)
+        return self._subject
+
     def generator(self, purpose: str) -> np.random.Generator:
         """A generator seeded by run seed, check, purpose and case."""
         return generator(self.seed, f"{self._check}/{purpose}", self._case.id if self._case else "")
 
     def prediction(self, subject: str = "reference") -> Prediction:
         """The prediction of the current case."""
-        held = self._predictor.held(self._case.id) if self._case and subject == "reference" else None
-        if held is None:
+        held = self._held(subject)
+        if not isinstance(held, Prediction):
             raise CheckError("no prediction is held", where=self._check, got=subject)
         return held
+
+    def detections(self, subject: str = "reference") -> Boxes:
+        """The detections of the current case, on the CPU; also those below the operating threshold."""
+        held = self._held(subject)
+        if not isinstance(held, Boxes):
+            raise CheckError("no detections are held", where=self._check, got=subject)
+        return held
+
+    def _held(self, subject: str) -> Prediction | Boxes | None:
+        return self._predictor.held(self._case.id) if self._case and subject == "reference" else None
 
     def predict(self, images: Sequence[np.ndarray | Tensor]) -> list[Prediction]:
         """Predictions of further images, batched as the plan says and counted."""
         return self._predictor.predict(images, self.counter)
+
+    def detect(self, images: Sequence[np.ndarray | Tensor]) -> list[Boxes]:
+        """Detections in further images, batched as the plan says and counted."""
+        return self._predictor.detect(images, self.counter)
 
     def count(self, *, forwards: int = 0, backwards: int = 0) -> None:
         """Adds forwards and backwards that the check made itself."""
@@ -166,6 +246,13 @@ class CaseContext:
     def evidence(self, name: str, array: np.ndarray) -> None:
         """Offers a (H, W) map for the galleries."""
         self._maps[name] = array
+
+    def window(self, kind: str, rank: float, xyxy: Sequence[float]) -> None:
+        """Offers a place for the gallery ``kind``; the lowest rank of a case stays."""
+        held = self.windows.get(kind)
+        if held is None or rank < held.rank:
+            x0, y0, x1, y1 = (float(value) for value in xyxy)
+            self.windows[kind] = Window(kind, float(rank), (x0, y0, x1, y1))
 
     def load(self, ref: CaseRef, entry: str = "test") -> Case:
         """Loads a case of a data entry."""

@@ -17,7 +17,9 @@ from xaiseg.seeds import derive_seed
 from xaiseg.statistics.interval import Interval
 from xaiseg.statistics.means import mean_intervals
 from xaiseg.statistics.multiplicity import interval_ladder, ladder_alphas
+from xaiseg.statistics.pooled import pooled_intervals
 from xaiseg.statistics.proportions import proportion_intervals
+from xaiseg.statistics.rates import rate_intervals
 from xaiseg.statistics.resampling import statistic_intervals
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ class Estimate:
         id: "check/metric/target/factor=level/stratum/subject", unique in a run; parts that are empty are left out.
         check, metric, target, factor, level, subject: as in the rows.
         stratum: "" or "device=B".
-        kind: "mean", "proportion", "statistic" or "fact".
+        kind: "mean", "proportion", "statistic", "rate" or "fact".
         unit, better, of, note, floor, weigh: as in :class:`~xaiseg.checks.base.Quantity`.
         value: what a gate judges: failed and undefined cases count as the worst value.
         interval: one-sided bounds at the protocol's alpha (drawn as 90 %), or None for a fact.
@@ -209,7 +211,7 @@ def _values(quantity: Quantity, frame: _Frame, cases: pd.DataFrame) -> _Values:
     if quantity.worst is not None and failed:
         ids = np.concatenate([ids, np.array(failed, dtype=object)])
         values = np.concatenate([values, np.full(len(failed), quantity.worst)])
-    if quantity.bounds is not None and quantity.kind != "statistic":
+    if quantity.bounds is not None and quantity.kind not in ("statistic", "rate"):
         low, high = quantity.bounds
         near = (values >= low - ROUNDING) & (values <= high + ROUNDING)
         values = np.where(near, np.clip(values, low, high), values)
@@ -234,16 +236,19 @@ def _estimate(quantity: Quantity, frame: _Frame, stratum: str, cases: pd.DataFra
     else:
         held = held.where(~undefined)
     if len(held.ids) == 0:
-        return replace(empty, reason="no case gives this quantity a value")
+        return replace(empty, reason=quantity.withheld or "no case gives this quantity a value")
     rungs = ladder_alphas(alpha, members)
     interval, detail, *ladder = _intervals(quantity, frame, held, (alpha, DETAIL_ALPHA, *rungs))
+    if quantity.withheld:
+        bare = replace(interval, lower=None, upper=None, sd=None, reason=quantity.withheld)
+        interval, detail, dropped, ladder = bare, replace(bare, alpha=DETAIL_ALPHA), None, []
     return replace(
         empty,
         value=interval.value,
         interval=interval,
         detail=detail,
         dropped=dropped,
-        holm=interval_ladder(ladder) if members > 1 else (),
+        holm=interval_ladder(ladder) if members > 1 and ladder else (),
         n=interval.n,
         n_clusters=interval.n_clusters,
         reason=interval.reason,
@@ -284,7 +289,7 @@ def _weighs_alike(quantity: Quantity) -> bool:
 def _intervals(quantity: Quantity, frame: _Frame, held: _Values, alphas: Sequence[float]) -> tuple[Interval, ...]:
     """The quantity's interval at several error probabilities, from one set of replicates."""
     part, values = frame.cases.loc[list(held.ids)], held.values
-    clusters = part["cluster"].to_numpy(dtype=object)
+    clusters: np.ndarray = part["cluster"].to_numpy(dtype=object)
     chances = part["chance"].to_numpy(dtype=np.float64)
     weights = None if (chances == 1.0).all() else 1.0 / chances
     smallest, weigh, seed = frame.decision.min_clusters, quantity.weigh, frame.seed
@@ -292,6 +297,16 @@ def _intervals(quantity: Quantity, frame: _Frame, held: _Values, alphas: Sequenc
         return proportion_intervals(
             values, clusters, alphas=alphas, weights=weights, weigh=weigh, min_clusters=smallest
         )
+    if quantity.kind == "rate":
+        return rate_intervals(
+            values[:, 0], values[:, 1], clusters, alphas=alphas, weights=weights, weigh=weigh, min_clusters=smallest
+        )
+    if quantity.pooled is not None:
+        positions, pooled = values.astype(np.int64), quantity.pooled
+        return pooled_intervals(
+            lambda groups, held: pooled(positions, groups, held), clusters, alphas=alphas, weights=weights, weigh=weigh,
+            seed=seed, min_clusters=smallest, bounds=quantity.bounds,
+        )  # fmt: skip
     if quantity.kind == "statistic":
         assert quantity.function is not None
         return statistic_intervals(

@@ -17,16 +17,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from xaiseg import __version__
-from xaiseg.data.case import CaseRef, ImageSpec
-from xaiseg.data.entry import DataEntry
-from xaiseg.data.pixels import read_pixels, to_image, to_mask
-from xaiseg.data.readers import load_case
 from xaiseg.errors import UsageError
 from xaiseg.explainers import base
 from xaiseg.explainers.base import Attribution, Cost, Explainer, Session, get_explainer
 from xaiseg.explainers.cells import Segments
-from xaiseg.explainers.target_spec import Scene, parse_targets
 from xaiseg.explainers.targets import Region, SpatialTarget
+from xaiseg.explaining_open import open_session, open_targets
 from xaiseg.subject import Segmenter
 
 if TYPE_CHECKING:
@@ -108,8 +104,8 @@ def explain(
         SubjectError: the model does not offer what the method needs.
     """
     chosen = get_explainer(method)
-    session, _ = _opened(model, image, seed, device)
-    targets = parse_targets(target, _scene(session, reference))
+    session, _ = open_session(model, image, seed=seed, device=device)
+    targets = open_targets(session, target, reference)
     return Explanation(chosen, targets, base.explain(session, method, targets, params=params))
 
 
@@ -148,54 +144,11 @@ def explain_image(
         get_explainer(name)
     if out.exists() and not out.is_dir():
         raise UsageError("this is a file, not a folder", where="--out", got=out)
-    session, described = _opened(model, image, seed, device)
-    targets = parse_targets(target, _scene(session, reference))
+    session, described = open_session(model, image, seed=seed, device=device)
+    targets = open_targets(session, target, reference)
     found, skipped = _explained(session, targets, methods)
     facts = {**_sources(described, image), **_asked(session, targets, target), "seed": seed, "device": device}
     return _write(out, session.image.cpu().numpy(), found, {**facts, "not_run": skipped})
-
-
-def _opened(
-    model: str | Path | Segmenter, image: str | Path | np.ndarray | Tensor, seed: int, device: str
-) -> tuple[Session, ModelFile | None]:
-    from xaiseg.loading import load_subject
-    from xaiseg.modelfile import read_model_file
-
-    described = None if isinstance(model, Segmenter) else read_model_file(model)
-    subject = model if described is None else load_subject(described, device=device)
-    if not isinstance(subject, Segmenter) or getattr(subject, "by_case", False):
-        raise UsageError(
-            "only a segmentation model that can be run can be explained", where=model, got=type(subject).__name__
-        )
-    spec = ImageSpec(subject.info.channels, subject.info.value_range, subject.info.classes)
-    if not isinstance(image, (str, Path)):
-        return Session(subject, _from_array(np.asarray(image), spec), seed=seed), described
-    path = Path(image)
-    test = described.data.get("test") if described else None
-    # Stored values must mean here what they mean in the audit.
-    entry = DataEntry(images=str(path.parent), window=test.window if test else None)
-    return Session(subject, load_case(entry, CaseRef(path.stem, str(path)), spec).image, seed=seed), described
-
-
-def _from_array(pixels: np.ndarray, spec: ImageSpec) -> np.ndarray:
-    """(C, H, W) float32; where the channels may stand on either side, floats have them first, integers last."""
-    first = pixels.ndim == 3 and pixels.shape[0] == spec.channels
-    last = pixels.ndim == 3 and pixels.shape[-1] == spec.channels
-    if first and not (last and pixels.dtype.kind in "ui"):
-        pixels = np.moveaxis(pixels, 0, -1)
-    return to_image(pixels, spec, Path("image"))
-
-
-def _scene(session: Session, reference: str | Path | np.ndarray | None) -> Scene:
-    classes, prediction = session.subject.info.classes, session.prediction
-    if reference is None:
-        return Scene(prediction, classes)
-    spec = ImageSpec(session.subject.info.channels, classes=classes)
-    path = Path(reference) if isinstance(reference, (str, Path)) else Path("reference")
-    stored = isinstance(reference, (str, Path))
-    pixels = read_pixels(path, max_pixels=spec.max_pixels, index_colours=True) if stored else np.asarray(reference)
-    height, width = prediction.labels.shape
-    return Scene(prediction, classes, to_mask(pixels, spec, path, shape=(height, width)))
 
 
 def _sources(described: ModelFile | None, image: Path) -> dict[str, Any]:

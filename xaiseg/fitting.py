@@ -1,4 +1,4 @@
-"""The one small trainer: a compact segmenter on a processor in minutes, resumable, the same under a seed.
+"""The one small trainer: a compact network on a processor in minutes, resumable, the same under a seed.
 
 Images are brought to the network's grid exactly as the audited subject does it (:mod:`xaiseg.geometry`), so training
 and audit see the same pixels.
@@ -7,54 +7,66 @@ and audit see the same pixels.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from xaiseg.data.case import Case
-from xaiseg.errors import NothingToAudit, SubjectError, UsageError
-from xaiseg.geometry import place, to_network
+from xaiseg.errors import SubjectError, UsageError
+from xaiseg.fitting_masks import MaskTask, Score, evaluate, image_dice
 from xaiseg.seeds import derive_seed
-from xaiseg.zoo.augmentation import augment
-from xaiseg.zoo.recipe import IGNORE, Objective, Recipe
+from xaiseg.zoo.recipe import Objective, Recipe
+
+__all__ = ["Pictures", "Score", "Scored", "Task", "Trained", "evaluate", "image_dice", "train"]
 
 
-@dataclass(frozen=True)
-class Score:
-    """How a network does on the validation part, on its own grid.
+class Pictures(Sized, Protocol):
+    """A part of the data on the network's grid."""
 
-    Attributes:
-        dice: mean over images with a lesion, 0 where it is missed entirely; None without such images.
-        missed: share of images with a lesion on which nothing of it is found; None without such images.
-        false: share of lesion-free images with any false pixel; None without such images.
-        selection: mean over all images, a correctly empty one counting 1 and a false one 0; epochs are chosen by it.
-    """
+    ids: list[str]
 
-    dice: float | None
-    missed: float | None
-    false: float | None
-    selection: float
+    def digest(self) -> str:
+        """Digest of names and contents, so that a checkpoint is never continued with other data."""
 
-    @classmethod
-    def of(cls, dice: Sequence[float], empty: Sequence[float]) -> Score:
-        """From the Dice of images with a lesion, and of lesion-free images (1 correctly empty, 0 not)."""
-        return cls(
-            dice=_mean(dice),
-            missed=_mean([float(value == 0) for value in dice]),
-            false=_mean([1 - value for value in empty]),
-            selection=_mean([*dice, *empty]) or 0.0,
-        )
 
-    def __str__(self) -> str:
-        shown = {"dice": self.dice, "missed": self.missed, "false": self.false, "selection": self.selection}
-        return " ".join(f"{name} {value:.4f}" for name, value in shown.items() if value is not None)
+class Scored(Protocol):
+    """How a network does on the validation part; a dataclass of numbers."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def selection(self) -> float:
+        """What epochs are chosen by; more is better."""
+
+
+class Task(Protocol):
+    """What differs between trainings of segmenters and of detectors; each task receives its own kind of pictures."""
+
+    def pictures(self, cases: Iterable[Case], recipe: Recipe, part: str) -> Any:
+        """Brings the cases of a part to the network's grid."""
+
+    def refuse(self, own: Any) -> None:
+        """Raises UsageError for what cannot be trained."""
+
+    def prepare(self, network: nn.Module, own: Any) -> None:
+        """Called once, before anything is augmented."""
+
+    def loss(
+        self, network: nn.Module, own: Any, chosen: Tensor, recipe: Recipe, generator: torch.Generator, device: str
+    ) -> Tensor:
+        """What a step minimises over the chosen pictures."""
+
+    def score(self, network: nn.Module, held_out: Any) -> Scored:
+        """How a network does on the validation part."""
+
+    def restored(self, values: Mapping[str, Any]) -> Scored:
+        """A score as a checkpoint holds it."""
 
 
 @dataclass(frozen=True)
@@ -70,25 +82,8 @@ class Trained:
 
     weights: Path
     epoch: int
-    score: Score
+    score: Scored
     parameters: int
-
-
-@dataclass
-class _Pictures:
-    """A part of the data on the network's grid: (N, C, S, S) uint8-quantised images in [0, 1] and (N, S, S) labels."""
-
-    images: Tensor
-    masks: Tensor
-    ids: list[str]
-    side: Tensor | None = None
-
-    def digest(self) -> str:
-        """Digest of names and pixels, so that a checkpoint is never continued with other data."""
-        held = hashlib.sha256("\n".join(self.ids).encode())
-        held.update(self.images.numpy().tobytes())
-        held.update(self.masks.numpy().tobytes())
-        return held.hexdigest()
 
 
 def train(
@@ -99,6 +94,8 @@ def train(
     recipe: Recipe,
     out: Path,
     objective: Objective | None = None,
+    task: Task | None = None,
+    start: str | None = None,
     seed: int = 0,
     log: Callable[[str], None] = print,
     progress: Callable[[int, int], None] = lambda step, steps: None,
@@ -108,18 +105,20 @@ def train(
     """Trains a network and keeps the epoch that does best on the validation part.
 
     Args:
-        build: makes the network; it answers one logit a pixel for two classes, else ``classes`` logits.
-        train_cases: cases with a reference; values of their images lie in [0, 1].
+        build: makes the network; a segmenter answers one logit a pixel for two classes, else ``classes`` logits.
+        train_cases: cases with a reference or with boxes; values of their images lie in [0, 1].
         validation_cases: the same, from other clusters.
         recipe: see :class:`~xaiseg.zoo.recipe.Recipe`.
         out: folder for weights.safetensors; holds checkpoint.pt while the training runs, and the same call goes on from
             there after an interruption, ending with the same weights on the same machine.
-        objective: what is computed; None = cross-entropy plus soft Dice.
+        objective: what a segmenter's training computes; None = cross-entropy plus soft Dice.
+        task: None = segmentation; :class:`xaiseg.fitting_boxes.BoxTask` trains detectors.
+        start: digest of the weights that ``build`` starts from, so that a checkpoint of other ones is not continued.
         seed: fixes first weights, order and augmentation.
         log: receives a line an epoch.
         progress: called after each step with the number of steps done and the number of all.
         device: where to compute.
-        classes: number of classes, background included.
+        classes: number of classes, of a segmenter with the background.
 
     Raises:
         NothingToAudit: a part has no case.
@@ -127,23 +126,23 @@ def train(
             training, or the objective serves another number of classes.
         SubjectError: the loss is no number; names the step and the cases. No weights are written.
     """
-    own, held_out = _pictures(train_cases, recipe, "train"), _pictures(validation_cases, recipe, "validation")
-    objective = objective or Objective()
-    _refuse(own, held_out, objective, classes)
+    how: Task = task or MaskTask(objective or Objective(), classes)
+    own: Pictures = how.pictures(train_cases, recipe, "train")
+    held_out: Pictures = how.pictures(validation_cases, recipe, "validation")
+    _refuse(own, held_out, how)
     torch.manual_seed(derive_seed(seed, "first weights"))
     network = build()
-    own.side = objective.prepare(network, own.images, own.masks)
+    how.prepare(network, own)
     state = _State.start(network, recipe, device)
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "checkpoint.pt"
-    fixed = {"recipe": asdict(recipe), "seed": seed, "classes": classes, "data": [own.digest(), held_out.digest()]}
-    document = json.dumps(fixed, sort_keys=True)
+    document = _document(recipe, seed, classes, (own, held_out), start)
     if checkpoint.is_file():
-        state.resume(checkpoint, document)
+        state.resume(checkpoint, document, how)
         log(f"resumed after epoch {state.epoch}")
     while state.epoch < recipe.epochs and not state.is_done(recipe.patience):
-        loss = _epoch(state, own, recipe, objective, seed, progress)
-        score = evaluate(state.average, held_out.images, held_out.masks, classes)
+        loss = _epoch(state, own, recipe, how, seed, progress)
+        score = how.score(state.average, held_out)
         state.close_epoch(score)
         state.save(checkpoint, document)
         log(f"epoch {state.epoch:3d}/{recipe.epochs} loss {loss:.4f} validation: {score}")
@@ -153,20 +152,19 @@ def train(
     return Trained(weights, state.best_epoch, state.best, sum(p.numel() for p in state.network.parameters()))
 
 
-def _refuse(own: _Pictures, held_out: _Pictures, objective: Objective, classes: int) -> None:
+def _document(recipe: Recipe, seed: int, classes: int, parts: Sequence[Pictures], start: str | None) -> str:
+    """All that fixes a training, as text."""
+    fixed = {"recipe": asdict(recipe), "seed": seed, "classes": classes, "data": [part.digest() for part in parts]}
+    return json.dumps(fixed if start is None else {**fixed, "start": start}, sort_keys=True)
+
+
+def _refuse(own: Pictures, held_out: Pictures, task: Task) -> None:
     """What cannot be trained, found before any time is spent."""
     shared = sorted(set(own.ids) & set(held_out.ids))
     if shared:
         raise UsageError("a case is in the training and in the validation part", where="train", got=shared[0],
                          then="Scores would be of images that the network has seen")  # fmt: skip
-    if objective.classes not in (None, classes):
-        raise UsageError("the loss of this model serves another number of classes", where="classes", got=classes,
-                         allowed=objective.classes)  # fmt: skip
-    present = [index for index in range(classes) if bool((own.masks == index).any())]
-    if len(present) < 2:
-        got = f"class {present[0]} alone" if present else "no labelled pixel"
-        raise UsageError("a training needs pixels of at least two classes", where="train", got=got,
-                         then="Check the masks and the order of classes")  # fmt: skip
+    task.refuse(own)
 
 
 @dataclass
@@ -178,7 +176,7 @@ class _State:
     optimiser: torch.optim.Optimizer
     device: str
     epoch: int = 0
-    best: Score | None = None
+    best: Scored | None = None
     best_epoch: int = 0
     best_weights: dict[str, Tensor] = field(default_factory=dict)
 
@@ -219,7 +217,7 @@ class _State:
             else:
                 own.copy_(value)
 
-    def close_epoch(self, score: Score) -> None:
+    def close_epoch(self, score: Scored) -> None:
         self.epoch += 1
         if self.best is None or score.selection > self.best.selection:
             self.best, self.best_epoch = score, self.epoch
@@ -243,7 +241,7 @@ class _State:
         torch.save(held, path.with_suffix(".tmp"))
         path.with_suffix(".tmp").replace(path)
 
-    def resume(self, path: Path, document: str) -> None:
+    def resume(self, path: Path, document: str, task: Task) -> None:
         held: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
         if held["document"] != document:
             raise UsageError("the folder holds a checkpoint of another training", where=path,
@@ -252,7 +250,7 @@ class _State:
         self.average.load_state_dict(held["average"])
         self.optimiser.load_state_dict(held["optimiser"])
         self.epoch, self.best_epoch = held["epoch"], held["best_epoch"]
-        self.best, self.best_weights = Score(**held["best"]), held["best_weights"]
+        self.best, self.best_weights = task.restored(held["best"]), held["best_weights"]
 
 
 def _spare_strided_depthwise(network: nn.Module) -> None:
@@ -270,36 +268,19 @@ class _Float32Conv(nn.Conv2d):
             return super().forward(x.float())
 
 
-def _pictures(cases: Iterable[Case], recipe: Recipe, part: str) -> _Pictures:
-    images, masks, ids = [], [], []
-    size = (recipe.size, recipe.size)
-    for case in cases:
-        if case.reference is None:
-            raise UsageError("a training case has no reference", where=part, got=case.id)
-        placement = place(case.shape, size=size, resize=recipe.resize)
-        placed = to_network(torch.from_numpy(case.image)[None].float(), placement, fill=0.0)[0]
-        images.append((placed.clamp(0, 1) * 255).round().to(torch.uint8))
-        mask = torch.from_numpy(case.reference)[None, None].float()
-        masks.append(to_network(mask, placement, fill=IGNORE, mode="nearest")[0, 0].to(torch.uint8))
-        ids.append(case.id)
-    if not images:
-        raise NothingToAudit("there is no case to train with", where=part)
-    return _Pictures(torch.stack(images), torch.stack(masks), ids)
-
-
 def _epoch(
-    state: _State, own: _Pictures, recipe: Recipe, objective: Objective, seed: int, progress: Callable[[int, int], None]
+    state: _State, own: Pictures, recipe: Recipe, task: Task, seed: int, progress: Callable[[int, int], None]
 ) -> float:
     """One epoch, drawn and augmented from seeds of its own, so that it does not depend on earlier ones."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "epoch", str(state.epoch)))
-    rounds = math.ceil(recipe.steps * recipe.batch / len(own.images))
-    order = torch.cat([torch.randperm(len(own.images), generator=generator) for _ in range(rounds)])
+    rounds = math.ceil(recipe.steps * recipe.batch / len(own))
+    order = torch.cat([torch.randperm(len(own), generator=generator) for _ in range(rounds)])
     state.network.train()
     total = 0.0
     for step in range(recipe.steps):
         chosen = order[step * recipe.batch : (step + 1) * recipe.batch]
         done = state.epoch * recipe.steps + step
-        loss = _loss(state, own, chosen, recipe, objective, generator)
+        loss = task.loss(state.network, own, chosen, recipe, generator, state.device)
         value = float(loss.detach())
         if not math.isfinite(value):
             ids = ", ".join(own.ids[int(index)] for index in chosen)
@@ -310,63 +291,6 @@ def _epoch(
         total += value
         progress(done + 1, recipe.epochs * recipe.steps)
     return total / recipe.steps
-
-
-def _loss(
-    state: _State, own: _Pictures, chosen: Tensor, recipe: Recipe, objective: Objective, generator: torch.Generator
-) -> Tensor:
-    images, masks = augment(own.images[chosen].float() / 255, own.masks[chosen], recipe.augmentation, generator)
-    images = images.to(state.device).contiguous(memory_format=torch.channels_last)
-    side = None if own.side is None else own.side[chosen].to(state.device)
-    with torch.autocast(torch.device(state.device).type, dtype=torch.bfloat16, enabled=recipe.bfloat16):
-        logits = state.network(images) if side is None else state.network(images, side)
-    return objective.loss(state.network, logits.float(), masks.to(state.device), side)
-
-
-@torch.no_grad()
-def evaluate(network: nn.Module, images: Tensor, masks: Tensor, classes: int = 2) -> Score:
-    """Scores a network on its own grid, with threshold 0.5 or argmax.
-
-    Args:
-        network: as in :func:`train`.
-        images: (N, C, S, S) uint8; value 255 is the top of the range [0, 1].
-        masks: (N, S, S) uint8 class indices, 255 = ignore.
-        classes: number of classes; Dice is the mean over the foreground classes that an image has.
-    """
-    network.eval()
-    device = next(network.parameters()).device
-    dice: list[float] = []
-    empty: list[float] = []
-    for start in range(0, len(images), 16):
-        batch = (images[start : start + 16].float() / 255).to(device).contiguous(memory_format=torch.channels_last)
-        logits = network(batch).cpu()
-        labels = (logits[:, 0] > 0).long() if classes == 2 else logits.argmax(dim=1)
-        for label, mask in zip(labels, masks[start : start + 16], strict=True):
-            value, has_lesion = image_dice(label, mask, classes)
-            (dice if has_lesion else empty).append(value)
-    return Score.of(dice, empty)
-
-
-def image_dice(label: Tensor, mask: Tensor, classes: int = 2) -> tuple[float, bool]:
-    """Dice of one image, and whether it has a lesion; without one it is 1 when nothing was found, else 0.
-
-    >>> image_dice(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]))
-    (0.6666666666666666, True)
-    """
-    label, mask = label[mask != IGNORE], mask[mask != IGNORE]
-    values = []
-    for index in range(1, classes):
-        reference, prediction = mask == index, label == index
-        if reference.any():
-            both = int((reference & prediction).sum())
-            values.append(2 * both / int(reference.sum() + prediction.sum()))
-    if values:
-        return sum(values) / len(values), True
-    return float(not (label > 0).any()), False
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
 
 
 def _write_weights(path: Path, state: _State, document: str) -> Path:

@@ -32,15 +32,17 @@ def place(
     size: tuple[int, int] | None = None,
     resize: Literal["pad", "stretch", "none"] = "pad",
     multiple_of: int = 1,
+    align: Literal["centre", "corner"] = "centre",
 ) -> Placement:
     """Chooses the placement of an image.
 
     Args:
         image: (height, width) of the image.
         size: (height, width) of the network's grid, or None for the image's own.
-        resize: "pad" keeps the aspect and centres the image on the grid, "stretch" fills the grid, "none" leaves the
-            image as it is (then ``size`` is ignored).
+        resize: "pad" keeps the aspect and fills up the grid, "stretch" fills the grid, "none" leaves the image as it is
+            (then ``size`` is ignored).
         multiple_of: the grid's sides are rounded up to a multiple of this.
+        align: where a smaller image lies on the grid: in its centre or in its upper left corner.
 
     >>> place((100, 200), size=(64, 64), multiple_of=16)
     Placement(image=(100, 200), inner=(32, 64), outer=(64, 64), offset=(16, 0))
@@ -57,7 +59,8 @@ def place(
         inner = (max(1, round(height * scale)), max(1, round(width * scale)))
         target = size
     outer = (_up(target[0], multiple_of), _up(target[1], multiple_of))
-    return Placement(image, inner, outer, ((outer[0] - inner[0]) // 2, (outer[1] - inner[1]) // 2))
+    free = (outer[0] - inner[0], outer[1] - inner[1])
+    return Placement(image, inner, outer, (free[0] // 2, free[1] // 2) if align == "centre" else (0, 0))
 
 
 def to_network(
@@ -87,6 +90,18 @@ def to_image(logits: Tensor, placement: Placement) -> Tensor:
     if placement.inner != placement.image:
         logits = F.interpolate(logits, placement.image, mode="bilinear", align_corners=False)
     return logits
+
+
+def boxes_to_image(xyxy: Tensor, placement: Placement) -> Tensor:
+    """Boxes (..., 4) xyxy in pixels of the network's grid, in the image's own pixels; not clipped, differentiable.
+
+    >>> from torch import tensor
+    >>> boxes_to_image(tensor([0.0, 16.0, 64.0, 48.0]), place((100, 200), size=(64, 64)))
+    tensor([  0.,   0., 200., 100.])
+    """
+    top, left = placement.offset
+    down, along = (own / inner for own, inner in zip(placement.image, placement.inner, strict=True))
+    return (xyxy - xyxy.new_tensor((left, top, left, top))) * xyxy.new_tensor((along, down, along, down))
 
 
 def _up(value: int, multiple: int) -> int:

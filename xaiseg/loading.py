@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from xaiseg import zoo
 from xaiseg.adapters import Network, NetworkSegmenter, PredictionsFolder, module_network
 from xaiseg.blackboxes import exported_network, function_network, onnx_network, torchscript_network
+from xaiseg.detection_file import DetectionFile
 from xaiseg.errors import UsageError, XaisegError, did_you_mean
 from xaiseg.imports import import_callable
 from xaiseg.modelfile import SOURCES, ModelFile, read_model_file
-from xaiseg.subject import Detector, Segmenter, Subject
+from xaiseg.subject import Detector, Segmenter, Subject, SubjectInfo, Threshold
 from xaiseg.weights import file_digest, fit_weights, loads_without_code, read_weights
 
 __all__ = ["ModelFile", "load_subject", "read_model_file", "source_sentence", "weights_path", "weights_sha256"]
@@ -31,21 +32,24 @@ EXECUTES: Final = {
     "python": "the function",
     "torchscript": "the TorchScript program",
     "exported": "the torch.export program",
+    "ultralytics": "the pickle",
 }
 
 #: Names of the last layer's weights, whose first side tells how many channels a checkpoint answers with.
 _HEADS: Final = ("head.weight", "segmentation_head.0.weight", "classifier.4.weight", "classifier.low_classifier.weight")
 
+_TASKS: Final = ("segmentation", "detection")
 _Loader = Callable[[ModelFile, torch.device], "Network | Subject"]
-_LOADERS: dict[str, _Loader] = {}
+_LOADERS: dict[tuple[str, str], _Loader] = {}
 
 
-def _source(kind: str) -> Callable[[_Loader], _Loader]:
+def _source(kind: str, *tasks: str) -> Callable[[_Loader], _Loader]:
+    """Registers the loader of a kind of source, for all tasks unless they are named."""
     if kind not in SOURCES:
         raise ValueError(f"{kind!r} is not a key of source")
 
     def register(loader: _Loader) -> _Loader:
-        _LOADERS[kind] = loader
+        _LOADERS.update({(kind, task): loader for task in tasks or _TASKS})
         return loader
 
     return register
@@ -63,11 +67,7 @@ def load_subject(model: ModelFile, *, device: str = "cpu") -> Subject:
     """
     loaded = load_source(model, device=device)
     if isinstance(loaded, Network):
-        if model.task != "segmentation":
-            what = f"a source of kind {model.source.kind} gives a segmentation model"
-            raise UsageError(what, where=model.where("task"), got=model.task,
-                             then="A detector comes from a builder that returns a Detector")  # fmt: skip
-        return _segmenter(model, loaded)
+        return _segmenter(model, loaded) if model.task == "segmentation" else _detector(model, loaded)
     expected = Detector if model.task == "detection" else Segmenter
     if not isinstance(loaded, expected):
         raise UsageError("the builder returned a subject of another task", where=model.where("task"),
@@ -82,6 +82,10 @@ def load_source(model: ModelFile, *, device: str = "cpu") -> Network | Subject:
         UsageError: as :func:`load_subject`.
     """
     kind = model.source.kind
+    if (kind, model.task) not in _LOADERS:
+        other = next(task for task in _TASKS if task != model.task)
+        what = f"a source of kind {kind} gives no {model.task} model"
+        raise UsageError(what, where=model.where("source", kind), then=f"Is this task: {other}?")
     if kind in EXECUTES and not model.trust:
         raise UsageError(
             f"{EXECUTES[kind]} {model.source.target} would execute code",
@@ -89,7 +93,7 @@ def load_source(model: ModelFile, *, device: str = "cpu") -> Network | Subject:
             allowed="trust: true in model.yaml, for sources whose maker you trust",
             then="Safetensors, weights_only state dicts and ONNX need no trust",
         )
-    return _LOADERS[kind](model, _device(device))
+    return _LOADERS[kind, model.task](model, _device(device))
 
 
 def _segmenter(model: ModelFile, network: Network) -> NetworkSegmenter:
@@ -97,6 +101,12 @@ def _segmenter(model: ModelFile, network: Network) -> NetworkSegmenter:
         return NetworkSegmenter(network, name=model.name, classes=model.classes, spec=model.input, output=model.output)
     except UsageError as error:
         raise UsageError(str(error).rstrip("."), where=model.where("input", "size")) from error
+
+
+def _detector(model: ModelFile, network: Network) -> Subject:
+    from xaiseg.detector_sources import make_detector  # imports torchvision, which takes seconds
+
+    return make_detector(model, network)
 
 
 def weights_path(model: ModelFile) -> Path | None:
@@ -107,7 +117,7 @@ def weights_path(model: ModelFile) -> Path | None:
     source = model.source
     name = source.weights_file
     if name is None:
-        if source.kind in ("exported", "torchscript", "onnx", "predictions"):
+        if source.kind in ("exported", "torchscript", "onnx", "ultralytics", "predictions"):
             return model.path.parent / source.target
         file = source.target.rpartition(":")[0]
         return model.path.parent / file if file.endswith(".py") else None
@@ -134,8 +144,9 @@ def source_sentence(model: ModelFile) -> str:
         "onnx": "ONNX file",
         "smp": "Model of segmentation-models-pytorch",
         "torchvision": "Model of torchvision",
+        "ultralytics": "Model of ultralytics",
         "python": "Python function",
-        "predictions": "Folder of predictions",
+        "predictions": "Stored predictions",
     }
     weights = f" with weights {source.weights_file}" if source.weights_file else ""
     sentence = f"{names[source.kind]} {source.target}{weights}."
@@ -159,7 +170,8 @@ def _zoo(model: ModelFile, device: torch.device) -> Network:
             "no zoo model has this name", where=model.where("source", "zoo"), got=name, then=hint
         ) from error
     state = _state(model)
-    module = zoo.build(name, model.input.channels, _head_channels(state, model))
+    outputs = len(model.classes) if model.task == "detection" else _head_channels(state, model)
+    module = zoo.build(name, model.input.channels, outputs)
     network = _fitted(model, module, state, device, card.multiple_of)
     if _exposes_intrinsic(network, model.input.channels):
         network = replace(network, offers=network.offers | {"intrinsic"})
@@ -174,12 +186,24 @@ def _torch(model: ModelFile, device: torch.device) -> Network | Subject:
     if not isinstance(built, nn.Module):
         raise UsageError("the builder returned no torch module", where=model.where("source", "torch"),
                          got=type(built).__name__, allowed="nn.Module, Segmenter or Detector")  # fmt: skip
-    if model.source.weights_file is None:
-        return module_network(built, device=device)
-    return _fitted(model, built, _state(model), device, 1)
+    if model.source.weights_file is not None:
+        fit_weights(built, _state(model), where=model.where("source", "weights"))
+    if model.task == "detection":
+        return _built_detector(model, built, device)
+    return module_network(built, device=device)
 
 
-@_source("smp")
+def _built_detector(model: ModelFile, module: nn.Module, device: torch.device) -> Network | Subject:
+    from xaiseg.detector_sources import is_torchvision, listing_network, torchvision_module
+
+    if is_torchvision(module):
+        return torchvision_module(model, module, device)
+    if model.output.layout == "torchvision":
+        return listing_network(module, device)
+    return module_network(module, device=device, multiple_of=1 if model.input.size else 32)
+
+
+@_source("smp", "segmentation")
 def _smp(model: ModelFile, device: torch.device) -> Network:
     import segmentation_models_pytorch as smp
 
@@ -200,7 +224,7 @@ def _smp(model: ModelFile, device: torch.device) -> Network:
     return _fitted(model, module, state, device, 32)
 
 
-@_source("torchvision")
+@_source("torchvision", "segmentation")
 def _torchvision(model: ModelFile, device: torch.device) -> Network:
     from torchvision.models import get_model, list_models, segmentation
 
@@ -220,6 +244,20 @@ def _torchvision(model: ModelFile, device: torch.device) -> Network:
     return _fitted(model, get_model(name, weights=None, weights_backbone=None, **options), state, device, 1)
 
 
+@_source("torchvision", "detection")
+def _torchvision_detector(model: ModelFile, device: torch.device) -> Subject:
+    from xaiseg.detector_sources import torchvision_detector
+
+    return torchvision_detector(model, _state(model), device)
+
+
+@_source("ultralytics", "detection")
+def _ultralytics(model: ModelFile, device: torch.device) -> Subject:
+    from xaiseg.detector_sources import ultralytics_detector
+
+    return ultralytics_detector(model, _file(model), device)
+
+
 @_source("torchscript")
 def _torchscript(model: ModelFile, device: torch.device) -> Network:
     return torchscript_network(_file(model), model.input, device=device)
@@ -235,15 +273,31 @@ def _onnx(model: ModelFile, device: torch.device) -> Network:
     return onnx_network(_file(model), model.input, where=model.where("source", "onnx"))
 
 
-@_source("python")
+@_source("python", "segmentation")
 def _python(model: ModelFile, device: torch.device) -> Network:
     place = model.where("source", "python")
     return function_network(import_callable(model.source.target, model.path.parent, where=place))
 
 
-@_source("predictions")
+@_source("python", "detection")
+def _python_detector(model: ModelFile, device: torch.device) -> Network:
+    from xaiseg.detector_sources import detecting_function
+
+    place = model.where("source", "python")
+    return detecting_function(import_callable(model.source.target, model.path.parent, where=place))
+
+
+@_source("predictions", "segmentation")
 def _predictions(model: ModelFile, device: torch.device) -> Subject:
     return PredictionsFolder(model.path.parent / model.source.target, model)
+
+
+@_source("predictions", "detection")
+def _detections(model: ModelFile, device: torch.device) -> Subject:
+    threshold = Threshold(model.output.threshold.value, model.output.threshold.chosen_on)
+    spec, offers = model.input, frozenset({"scores"})
+    info = SubjectInfo(model.name, model.classes, spec.channels, spec.range, threshold, offers=offers)
+    return DetectionFile(_file(model), info)
 
 
 def _fitted(

@@ -19,15 +19,15 @@ import pyarrow as pa
 import torch
 
 from xaiseg.checks.base import Check, Row, check_params, get_check
-from xaiseg.context import CaseContext, Counter, Predictor
+from xaiseg.context import CaseContext, Counter, Predictor, Window
 from xaiseg.data.case import Case, CaseRef, Dataset, ImageSpec
 from xaiseg.data.readers import load_case, open_dataset
 from xaiseg.errors import DataError, SubjectError
-from xaiseg.evidence import gallery_arrays
+from xaiseg.evidence import gallery_arrays, window_arrays
 from xaiseg.loading import load_subject, read_model_file
 from xaiseg.run import COSTS, ERRORS, ONCE, EvidenceItem, RunDirectory, chosen_kinds
 from xaiseg.seeds import derive_seed
-from xaiseg.subject import Segmenter, Subject
+from xaiseg.subject import Boxes, Prediction, Subject
 
 if TYPE_CHECKING:
     from xaiseg.data.entry import DataEntry
@@ -115,6 +115,7 @@ class _Shard:
     errors: list[Row] = field(default_factory=list)
     costs: dict[str, Row] = field(default_factory=dict)
     evidence: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    windows: dict[str, dict[str, Window]] = field(default_factory=dict)
 
     def fail(self, case: str, check: str, kind: str, error: BaseException) -> Row:
         """Notes a failed image or a crashed check and returns the row that stands for it."""
@@ -159,7 +160,7 @@ def measure_shard(kit: Kit, shard: int) -> None:
 def _predict(kit: Kit, cases: dict[str, Case | DataError], found: _Shard) -> Predictor:
     """Predicts all images of the shard in batches; an image that fails alone fails alone."""
     predictor = Predictor(kit.subject, kit.plan["batch"])
-    if isinstance(kit.subject, Segmenter):
+    if kit.subject is not None:
         started, counter = time.perf_counter(), Counter()
         loaded = {name: case for name, case in cases.items() if isinstance(case, Case)}
         for name, error in predictor.fill(loaded, counter).items():
@@ -195,6 +196,7 @@ def _measure_case(
         rows.append(found.fail(name, check.id, "failed", error))
     except Exception as error:  # noqa: BLE001 - kept with its traceback; a crashed check is an ERROR in the report
         rows.append(found.fail(name, check.id, "crashed", error))
+    found.windows.setdefault(name, {}).update({f"{check.id}#{kind}": w for kind, w in context.windows.items()})
     found.spend(check.id, time.perf_counter() - started, context.counter)
 
 
@@ -244,9 +246,14 @@ def to_table(check: Check, rows: Sequence[Row]) -> pa.Table:
 def _evidence(
     kit: Kit, cases: Mapping[str, Case | DataError], predictor: Predictor, found: _Shard
 ) -> list[EvidenceItem]:
-    """The shard's candidates for the galleries: its worst cases by each check's score and its smallest hashes."""
+    """The shard's candidates for the galleries: its worst cases by each check's score and its smallest hashes.
+
+    The places that a check offered by :meth:`CaseContext.window` are ranked the same way, as "<check>#<kind>".
+    """
     loaded = {name: case for name, case in cases.items() if isinstance(case, Case)}
-    scores: dict[str, dict[str, float]] = {name: {} for name in loaded}
+    scores: dict[str, dict[str, float]] = {
+        name: {kind: window.rank for kind, window in found.windows.get(name, {}).items()} for name in loaded
+    }
     for check, _ in kit.checks:
         for row in found.rows.get(check.id, ()) if check.score else ():
             value = row.get(check.score or "")
@@ -261,7 +268,20 @@ def _evidence(
             tuple(kinds[name]),
             scores[name],
             draws[name],
-            gallery_arrays(loaded[name], predictor.held(name), found.evidence.get(name, {}), kit.spec.value_range),
+            _arrays(kit, loaded[name], predictor.held(name), found, kinds[name]),
         )
         for name in sorted(kinds)
     ]
+
+
+def _arrays(
+    kit: Kit, case: Case, answer: Prediction | Boxes | None, found: _Shard, kinds: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """The whole picture where the case was chosen as a case, and the windows that it was chosen for."""
+    arrays: dict[str, np.ndarray] = {}
+    if any("#" not in kind for kind in kinds):
+        arrays = gallery_arrays(case, answer, found.evidence.get(case.id, {}), kit.spec.value_range)
+    for name, window in found.windows.get(case.id, {}).items():
+        if f"worst:{name}" in kinds and (answer is None or isinstance(answer, Boxes)):
+            arrays |= window_arrays(window.kind, window.xyxy, case, answer, kit.spec.value_range)
+    return arrays

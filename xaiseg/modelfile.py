@@ -13,148 +13,37 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
 
 from xaiseg import yamlfile
 from xaiseg.data.case import ImageSpec
 from xaiseg.data.entry import DataEntry
 from xaiseg.errors import UsageError, did_you_mean
+from xaiseg.modelfile_parts import SOURCES, InputSpec, OutputSpec, Part, SmpSource, Source, ThresholdSpec
+
+__all__ = [
+    "SOURCES",
+    "DataName",
+    "InputSpec",
+    "ModelDocument",
+    "ModelFile",
+    "OutputSpec",
+    "SmpSource",
+    "Source",
+    "ThresholdSpec",
+    "flow",
+    "parse_model",
+    "read_model_file",
+]
 
 DataName = Literal["train", "validation", "calibration", "test", "members", "nonmembers"]
-
-#: Every kind of source, and how it stands with weights in a file beside it.
-SOURCES: Final[Mapping[str, Literal["required", "optional", "none"]]] = {
-    "zoo": "required",
-    "torch": "optional",
-    "exported": "none",
-    "torchscript": "none",
-    "onnx": "none",
-    "smp": "required",
-    "torchvision": "required",
-    "python": "none",
-    "predictions": "none",
-}
-
 
 #: Text that YAML reads as itself without quotes.
 _PLAIN: Final = re.compile(r"[A-Za-z_/][\w./-]*")
 _WORDS: Final = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
-
-
-class SmpSource(_Part):
-    """A model of segmentation-models-pytorch; encoder weights are never fetched from a network."""
-
-    arch: str = Field(description="class name, e.g. Unet, FPN, DeepLabV3Plus")
-    encoder: str = Field(description="encoder name, e.g. resnet18 or tu-mobilenetv3_small_100")
-    weights: str | None = Field(None, description="the same as `weights` beside `smp`")
-    options: dict[str, Any] = Field(default_factory=dict, description="further arguments, e.g. {encoder_depth: 3}")
-
-
-class Source(_Part):
-    """Where the model comes from: exactly one kind, and the file of its weights where the kind takes one."""
-
-    zoo: str | None = Field(None, description="name of a zoo model")
-    torch: str | None = Field(None, description="builder of a torch module: pkg.mod:build or file.py:build (trust)")
-    exported: str | None = Field(None, description="a torch.export file, .pt2 (trust)")
-    torchscript: str | None = Field(None, description="a TorchScript file (trust)")
-    onnx: str | None = Field(None, description="an ONNX file; a black box")
-    smp: SmpSource | None = Field(None, description="a model of segmentation-models-pytorch")
-    torchvision: str | None = Field(None, description="a segmentation model of torchvision, e.g. deeplabv3_resnet50")
-    python: str | None = Field(None, description="a function on arrays (B, C, H, W): file.py:predict (trust)")
-    predictions: str | None = Field(None, description="a folder of predictions by case id; no model at all")
-    weights: str | None = Field(None, description=".safetensors, or .pth / .pt / .ckpt read with weights_only")
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Source:
-        kinds = [kind for kind in SOURCES if getattr(self, kind) is not None]
-        if len(kinds) != 1:
-            raise ValueError(f"a source has exactly one of {', '.join(SOURCES)}; got {', '.join(kinds) or 'none'}")
-        rule = SOURCES[kinds[0]]
-        if rule == "required" and self.weights_file is None:
-            raise ValueError(f"a source of kind {kinds[0]} needs `weights:`, else an untrained model would be audited")
-        if rule == "none" and self.weights is not None:
-            raise ValueError(f"a source of kind {kinds[0]} holds its own weights; remove `weights:`")
-        if self.smp is not None and self.smp.weights and self.weights:
-            raise ValueError("weights are given twice, inside and beside `smp:`")
-        return self
-
-    @property
-    def kind(self) -> str:
-        """The one kind that is given."""
-        return next(kind for kind in SOURCES if getattr(self, kind) is not None)
-
-    @property
-    def target(self) -> str:
-        """What the kind names: a name, a file, a folder or ``module:function``."""
-        value = getattr(self, self.kind)
-        return f"{value.arch}/{value.encoder}" if isinstance(value, SmpSource) else str(value)
-
-    @property
-    def weights_file(self) -> str | None:
-        """The file of the weights as the user wrote it, or None."""
-        return self.weights or (self.smp.weights if self.smp is not None else None)
-
-
-class InputSpec(_Part):
-    """How the network wants its images. `mean` and `std` are in the units of `range`."""
-
-    channels: Annotated[int, Field(ge=1, le=1024)] = 1
-    range: tuple[float, float] = (0.0, 1.0)
-    mean: float | tuple[float, ...] = 0.0
-    std: float | tuple[float, ...] = 1.0
-    size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = Field(
-        None, description="[H, W] of the network's grid; null = each image's own"
-    )
-    resize: Literal["pad", "stretch", "none"] = Field(
-        "pad", description="pad keeps the aspect and fills up with the lowest value; none leaves images as they are"
-    )
-    multiple_of: Annotated[int, Field(ge=1, le=1024)] | None = Field(
-        None, description="sides are padded to a multiple; null = what the source is known to need"
-    )
-    mode: Literal["bilinear", "nearest"] = Field("bilinear", description="interpolation towards the network")
-
-    @field_validator("range")
-    @classmethod
-    def _rises(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not value[0] < value[1]:
-            raise ValueError("the range must rise, [lowest, highest]")
-        return value
-
-    @model_validator(mode="after")
-    def _consistent(self) -> InputSpec:
-        for name in ("mean", "std"):
-            value = getattr(self, name)
-            if isinstance(value, tuple) and len(value) not in (1, self.channels):
-                raise ValueError(f"{name} has {len(value)} values for {self.channels} channels")
-            if name == "std" and min(value if isinstance(value, tuple) else (value,)) <= 0:
-                raise ValueError("std must be above 0")
-        return self
-
-
-class ThresholdSpec(_Part):
-    """The operating threshold on the foreground probability, and the data it was chosen on."""
-
-    value: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    chosen_on: Literal["val", "default", "test", "unknown"] = "default"
-
-
-class OutputSpec(_Part):
-    """What the network answers. `key` and `index` pick from a dict or tuple; without them the subject picks."""
-
-    kind: Literal["logits", "probabilities", "labels"] = "logits"
-    activation: Literal["sigmoid", "softmax"] | None = Field(
-        None, description="null = sigmoid for one channel, softmax for more"
-    )
-    threshold: ThresholdSpec = ThresholdSpec()
-    key: str | None = None
-    index: Annotated[int, Field(ge=0)] | None = None
-
-
-class ModelDocument(_Part):
+class ModelDocument(Part):
     """The keys of model.yaml."""
 
     name: Annotated[str, Field(min_length=1)]
@@ -179,6 +68,8 @@ class ModelDocument(_Part):
             raise ValueError("classes are 1 to 255 different names")
         if info.data.get("task") == "segmentation" and len(classes) < 2:
             raise ValueError(f"a segmentation model has two classes or more, e.g. [background, {classes[0]}]")
+        if info.data.get("task") == "detection" and classes[0].lower() == "background":
+            raise ValueError("the classes of a detector are those of its boxes; leave the background out")
         return classes
 
 
@@ -219,7 +110,8 @@ class ModelFile:
 
     def image_spec(self) -> ImageSpec:
         """What a reader must deliver."""
-        return ImageSpec(channels=self.input.channels, value_range=self.input.range, classes=self.classes)
+        given = self.input
+        return ImageSpec(channels=given.channels, value_range=given.range, classes=self.classes, task=self.task)
 
     def with_data(self, name: str, entry: DataEntry) -> ModelFile:
         """The same model with another entry under ``data:``."""
@@ -289,6 +181,7 @@ def _checked(file: yamlfile.YamlFile) -> ModelFile:
         document = ModelDocument.model_validate(file.data)
     except ValidationError as error:
         raise _explain(error, file) from error
+    _refuse_other_task(document, file)
     folder = file.path.parent
     root = folder / (document.data_root or "")
     data = {name: _beside(entry, folder) for name, entry in document.data.items()}
@@ -299,6 +192,18 @@ def _checked(file: yamlfile.YamlFile) -> ModelFile:
         sha256=hashlib.sha256(file.text.encode("utf-8")).hexdigest(),
         lines=file.lines,
     )
+
+
+#: Keys of `output` that mean something for one task only.
+_ONLY: Final = {"segmentation": ("kind", "activation"), "detection": ("layout", "iou", "score_floor")}
+
+
+def _refuse_other_task(document: ModelDocument, file: yamlfile.YamlFile) -> None:
+    for task, keys in _ONLY.items():
+        given = [key for key in keys if key in document.output.model_fields_set]
+        if given and document.task != task:
+            what = f"output.{given[0]} is for task: {task}"
+            raise UsageError(what, where=file.where("output", given[0]), got=f"task: {document.task}")
 
 
 def _beside(entry: DataEntry, folder: Path) -> DataEntry:

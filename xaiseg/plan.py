@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from xaiseg.checks.base import Check, get_check
+from xaiseg.context import stored_answers
+from xaiseg.data.case import SURVEY
 from xaiseg.errors import DataError, NothingToAudit, SubjectError, UsageError
 from xaiseg.plan_document import plan_document
 from xaiseg.protocol import Protocol
@@ -166,13 +168,13 @@ def _predict_one(subject: Subject, case: Case) -> None:
     import torch
 
     if getattr(subject, "by_case", False):
-        subject.predict_cases([case.id])  # type: ignore[union-attr]
+        stored_answers(subject, [case.id], [case.shape])
     else:
         subject.predict([torch.as_tensor(case.image)], batch_size=1)
 
 
 def _case_table(dataset: Dataset, protocol: Protocol, options: Options) -> pd.DataFrame:
-    """One row a case: case, cluster, shard, strata, and for each check the probability with which it was drawn."""
+    """One row a case: case, cluster, shard, strata, survey columns, and for each check the chance of being drawn."""
     import pandas as pd
 
     pairs = [(ref.id, ref.cluster) for ref in dataset.cases]
@@ -186,6 +188,12 @@ def _case_table(dataset: Dataset, protocol: Protocol, options: Options) -> pd.Da
     frame["shard"] = [index // SHARD_CASES for index in range(len(pairs))]
     for factor in dataset.strata:
         frame[factor] = [refs[case].strata.get(factor, "") for case, _ in pairs]
+    for column in SURVEY:
+        if any(refs[case].survey.get(column) for case, _ in pairs):
+            frame[f"survey:{column}"] = [refs[case].survey.get(column, "") for case, _ in pairs]
+    suffixes = [Path(refs[case].image).suffix for case, _ in pairs]
+    if any(suffixes):
+        frame["image:file"] = [case + suffix for (case, _), suffix in zip(pairs, suffixes, strict=True)]
     for name, planned in protocol.checks.items():
         size = planned.sample if planned.sample is not None else len(pairs)
         drawn = sample_cases(pairs, size, seed=options.seed, purpose=name)
@@ -209,7 +217,7 @@ def _match_checks(
         check = get_check(name)
         lacking = sorted(check.needs - offered)
         unread = [other for other in check.reads if other not in protocol.checks]
-        reason = f"the subject or the data do not offer {', '.join(lacking)}" if lacking else ""
+        reason = _why_not(lacking) if lacking else ""
         reason = reason or (f"it reads {', '.join(unread)}, which the protocol leaves out" if unread else "")
         planned.append(
             {
@@ -224,6 +232,15 @@ def _match_checks(
             }
         )
     return planned
+
+
+_OTHER_TASK: Final = {"segmenter": "it is for segmentation models", "detector": "it is for detectors"}
+
+
+def _why_not(lacking: list[str]) -> str:
+    """A check of the other task is not lacking anything that somebody could supply."""
+    other = next((name for name in lacking if name in _OTHER_TASK), None)
+    return _OTHER_TASK[other] if other else f"the subject or the data do not offer {', '.join(lacking)}"
 
 
 def _forwards(check: Check, params: Any) -> int | None:

@@ -183,6 +183,7 @@ def _facts(
         "cluster_repeated": test.cluster_column is None and _has_groups(model),
         "has_train_list": "train" in datasets,
         "limit": options.limit,
+        "threshold": subject.info.threshold.value,
         "threshold_chosen_on": subject.info.threshold.chosen_on,
         "protocol_sha256_at_plan": protocol.sha256,
         "provenance": _provenance(datasets, environment, weights, protocol, model),

@@ -67,6 +67,29 @@ PHRASES: Final[Mapping[str, Phrase]] = {
         "{amount} of lesion-free images show a false lesion", "proportion", "lesion-free images", "such images"
     ),
     "performance.segmentation area_bias": Phrase("the relative error of the area is {amount} on average"),
+    "performance.detection recall": Phrase("{amount} of the animals are found", "proportion", "animals"),
+    "performance.detection precision": Phrase(
+        "{amount} of detections are right", "proportion", "detections", "false detections"
+    ),
+    "performance.detection f1": Phrase("F1 is {amount}"),
+    "performance.detection ap50": Phrase("average precision at IoU 0.5 (AP50) is {amount}"),
+    "performance.detection ap": Phrase("average precision (AP50:95) is {amount}"),
+    "performance.detection froc": Phrase("mean recall at 1/8 to 8 false positives an image is {amount}"),
+    "performance.detection count_bias": Phrase("the relative error of the count is {amount}"),
+    "performance.detection count_mae": Phrase("the count of an image is off by {amount} on average"),
+    "performance.detection exact_count_share": Phrase(
+        "{amount} of images are counted exactly", "proportion", "images", "wrong counts"
+    ),
+    "performance.detection clusters_within_5_percent": Phrase(
+        "{amount} of flights or sites are counted right to within 5 %", "proportion", "clusters", "wrong counts"
+    ),
+    "performance.detection false_positives_per_image": Phrase("false positives an image are {amount}"),
+    "performance.detection false_positives_per_1000_empty_tiles": Phrase(
+        "false positives on 1,000 tiles known to be empty are {amount}"
+    ),
+    "performance.detection projected_precision": Phrase(
+        "precision where most tiles are empty, as in the survey, is {amount}"
+    ),
     "robustness.degradation dice_drop": Phrase("Dice drops by {amount} on average"),
     "calibration.pixels ece_region_image": Phrase(
         "the calibration error (ECE) around the lesion is {amount} on average"

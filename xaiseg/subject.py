@@ -33,6 +33,7 @@ class Boxes:
         labels: (N,) int64 indices into the subject's classes.
         class_scores: (N, K) float32 or None.
         masks: (N, H, W) bool or None.
+        candidates: (N,) int64, which of the :class:`RawBoxes` each detection is, or None.
     """
 
     xyxy: Tensor
@@ -40,6 +41,7 @@ class Boxes:
     labels: Tensor
     class_scores: Tensor | None = None
     masks: Tensor | None = None
+    candidates: Tensor | None = None
 
     def __post_init__(self) -> None:
         n = self.scores.shape[0]
@@ -48,6 +50,41 @@ class Boxes:
                 f"Boxes need xyxy (N, 4), scores (N,), labels (N,); got {tuple(self.xyxy.shape)}, "
                 f"{tuple(self.scores.shape)}, {tuple(self.labels.shape)}"
             )
+
+
+@dataclass(frozen=True)
+class RawBoxes:
+    """Every candidate of a batch before thresholds and non-maximum suppression; differentiable where the network is.
+
+    A network whose ``forward(batch (B, C, h, w))`` returns this, in its own pixels, is a detector: see
+    :class:`xaiseg.detectors.NetworkDetector`, which maps, filters and suppresses.
+
+    Attributes:
+        xyxy: (B, N, 4) float, pixels of the batch (edges, so that a box over the whole grid is 0, 0, w, h).
+        scores: (B, N, K) in [0, 1], one a class; there is no background class.
+        level: (N,) int64, the pyramid level of each candidate, 0 for the finest.
+        coefficients: (B, N, M), each candidate's weights of the prototypes, for instance masks; or None.
+        prototypes: (B, M, p, q), maps that cover the network's grid; a mask is where the weighted sum is above 0.
+
+    >>> raw = RawBoxes(torch.zeros(2, 5, 4), torch.zeros(2, 5, 3), torch.zeros(5, dtype=torch.int64))
+    >>> raw.scores.shape[-1]
+    3
+    """
+
+    xyxy: Tensor
+    scores: Tensor
+    level: Tensor
+    coefficients: Tensor | None = None
+    prototypes: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.xyxy.shape)
+        fits = len(shape) == 3 and shape[2] == 4 and self.scores.ndim == 3 and tuple(self.scores.shape[:2]) == shape[:2]
+        if not fits or tuple(self.level.shape) != shape[1:2]:
+            got = f"{shape}, {tuple(self.scores.shape)}, {tuple(self.level.shape)}"
+            raise ValueError(f"RawBoxes need xyxy (B, N, 4), scores (B, N, K), level (N,); got {got}")
+        if (self.coefficients is None) != (self.prototypes is None):
+            raise ValueError("RawBoxes have both coefficients and prototypes, or neither")
 
 
 @dataclass(frozen=True)
@@ -188,7 +225,7 @@ class Segmenter(ABC):
 
 
 class Detector(ABC):
-    """An object detection model."""
+    """An object detection model; its classes hold no background."""
 
     info: SubjectInfo
 
@@ -197,9 +234,56 @@ class Detector(ABC):
         """Where the model computes."""
         return torch.device("cpu")
 
+    @property
+    def module(self) -> torch.nn.Module | None:
+        """The network, for subjects that offer activations or weights."""
+        return None
+
     @abstractmethod
     def predict(self, images: Sequence[Tensor], *, batch_size: int = 8) -> list[Boxes]:
-        """Detections of each image (C, H, W), in the image's own pixels, above the subject's score floor."""
+        """Detections of each image (C, H, W), in the image's own pixels, above the subject's score floor.
+
+        The operating threshold (``info.threshold``) is not applied: who counts detections applies it.
+
+        Raises:
+            SubjectError: wrong channel count, an output that is not a detector's, or NaN.
+        """
+
+    def raw(self, batch: Tensor) -> RawBoxes:
+        """Every candidate of a batch (B, C, H, W) in the declared range, in the images' own pixels, not clipped.
+
+        Differentiable from the images' pixels where the subject offers "gradients".
+
+        Raises:
+            SubjectError: the subject does not offer "raw_boxes".
+        """
+        from xaiseg.errors import SubjectError
+
+        raise SubjectError("this subject shows no candidates before suppression", got=type(self).__name__)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """The candidates of :meth:`raw` as one tensor (B, N, 4 + K): the box in pixels, and the logit of each class.
+
+        Raises:
+            SubjectError: the subject does not offer "forward".
+        """
+        from xaiseg.errors import SubjectError
+
+        if "forward" not in self.info.offers:
+            raise SubjectError("this subject has no differentiable forward", got=type(self).__name__)
+        raw = self.raw(batch)
+        return torch.cat((raw.xyxy, torch.logit(raw.scores, eps=1e-7)), dim=2)
+
+    def to_image_grid(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
+        """Maps (B, C, h, w) that cover the network's own input, resized bilinearly to the image's grid (H, W).
+
+        A subject that pads an image before the network overrides this and undoes its own geometry.
+        """
+        return torch.nn.functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+    def to_network_grid(self, batch: Tensor) -> Tensor:
+        """Images (B, C, H, W) in the declared range as :attr:`module` receives them; the same where grids agree."""
+        return batch
 
 
 Subject = Segmenter | Detector

@@ -13,7 +13,7 @@ import pyarrow as pa
 from xaiseg.checks.base import Quantity, Row, Tables, get_check
 from xaiseg.data.case import Case, CaseRef
 from xaiseg.seeds import generator
-from xaiseg.subject import Prediction
+from xaiseg.subject import Boxes, Prediction
 
 FACTS: Mapping[str, Any] = {
     "classes": ["background", "lesion"],
@@ -53,10 +53,23 @@ class FakeContext:
     backwards: int = 0
     calls: int = 0
     maps: dict[str, np.ndarray] = field(default_factory=dict)
+    boxes: Boxes | None = None
+    windows: list[tuple[str, float, tuple[float, ...]]] = field(default_factory=list)
 
     @property
     def segmenter(self):
         return self.subject
+
+    @property
+    def detector(self):
+        return self.subject
+
+    def detections(self, subject: str = "reference") -> Boxes:
+        assert self.boxes is not None
+        return self.boxes
+
+    def window(self, kind: str, rank: float, xyxy: Sequence[float]) -> None:
+        self.windows.append((kind, rank, tuple(float(value) for value in xyxy)))
 
     def generator(self, purpose: str) -> np.random.Generator:
         return generator(self.seed, purpose, self.case)

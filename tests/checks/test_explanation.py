@@ -363,6 +363,22 @@ def test_parameters_are_validated_and_lists_become_tuples():
     for wrong in ({"steps": 1}, {"grid": 0}, {"randomisations": -1}, {"insertion_steps": -1}, {"bank": -1}):
         with pytest.raises(UsageError, match="too small"):
             Params(**wrong)
-    with pytest.raises(UsageError, match="no such baseline"):
+    with pytest.raises(UsageError, match="no baseline that the check can make"):
+        Params(baseline="dataset-mean")  # a case alone has no data set to average
+    with pytest.raises(UsageError, match="no baseline that the check can make"):
         Params(baseline="black")
     assert dataclasses.is_dataclass(Params)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        Params(),
+        Params(methods=("gradcam", "ridge", "hsic"), steps=3, randomisations=0),
+        Params(methods=("occlusion",), grid=3, insertion_steps=3, road=(20, 80), bank=64, sensitivity_samples=2),
+    ],
+)
+def test_the_plan_never_says_less_than_a_case_takes(params):
+    _, context = measure(blobs(), bright_square(), params)
+    said = get_check("explanation").forwards(params)
+    assert context.forwards <= said

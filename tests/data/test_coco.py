@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -107,7 +108,7 @@ def test_boxes_alone_are_no_mask(tmp_path):
     (case,) = loaded(coco(tmp_path, [thing(outline=None)]))
     assert case.reference is None
     assert len(case.boxes) == 1
-    mixed = coco(tmp_path, [thing(outline=None), thing()])
+    mixed = coco(tmp_path, [thing(outline=None), thing()])  # a mask cannot be made of boxes
     assert "annotation 0 has a box but no outline" in failure(mixed)
 
 
@@ -115,6 +116,67 @@ def test_a_detector_without_a_background_class_gets_boxes(tmp_path):
     (case,) = loaded(coco(tmp_path, [thing(7), thing(5)]), spec=DETECTOR)
     assert case.reference is None
     assert case.boxes[:, 4].tolist() == [0, 1]
+
+
+def test_a_detector_keeps_the_polygons_of_slanted_animals(tmp_path):
+    slanted = [4, 6, 8, 4, 12, 8, 8, 10]
+    annotations = [
+        thing(7, [slanted]),
+        thing(5, None, bbox=[20, 12, 6, 6]),
+        thing(7, [SQUARE, slanted], bbox=[3, 3, 9, 8]),
+    ]
+    (case,) = loaded(coco(tmp_path, annotations), spec=replace(SPEC, classes=("dirt", "cell"), task="detection"))
+    assert case.reference is None
+    assert [len(parts) for parts in case.outlines] == [1, 0, 2]
+    assert case.outlines[0][0].tolist() == [[4, 6], [8, 4], [12, 8], [8, 10]]
+
+
+def test_boxes_outside_the_image_are_cut_or_refused(tmp_path):
+    spec = replace(DETECTOR, task="detection")
+    near = thing(outline=None, bbox=[26, 18, 8, 7])
+    (case,) = loaded(coco(tmp_path / "a", [near]), spec=spec)
+    assert case.boxes[0].tolist() == [26, 18, 32, 24, 0]
+    far = failure(coco(tmp_path / "b", [thing(outline=None, bbox=[30, 20, 40, 40])]), spec=spec)
+    assert "the box of annotation 0 lies mostly outside the image" in far
+    assert "another image, or of the image at another size?" in far
+
+
+def test_corners_in_place_of_sizes_are_said(tmp_path):
+    corners = [
+        thing(outline=None, bbox=box, id=i) for i, box in enumerate([[20, 4, 30, 12], [2, 3, 9, 9], [10, 12, 28, 20]])
+    ]
+    with pytest.raises(UsageError, match=r"read like corners x0, y0, x1, y1\. Got: 20, 4, 30, 12"):
+        opened(coco(tmp_path / "sized", corners), spec=DETECTOR)
+    unsized = [{"id": 1, "file_name": "a.png"}]
+    said = failure(coco(tmp_path / "unsized", corners, unsized), spec=replace(DETECTOR, task="detection"))
+    assert "read like the far corner instead of the size" in said
+
+
+def test_ids_and_boxes_that_stand_twice(tmp_path):
+    double = [thing(outline=None, id=4), thing(outline=None, id=4, bbox=[1, 1, 5, 5])]
+    with pytest.raises(UsageError, match=r"two annotations have the same id\. Got: 4"):
+        opened(coco(tmp_path / "a", double), spec=DETECTOR)
+    same = failure(
+        coco(tmp_path / "b", [thing(outline=None), thing(outline=None)]), spec=replace(DETECTOR, task="detection")
+    )
+    assert "annotation 0 and annotation 1 are the same box" in same
+
+
+def test_real_seals_keep_their_slanted_boxes(real_data):
+    folder = real_data / "glacier_bay_seals"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    spec = ImageSpec(channels=3, classes=("seal",), task="detection")
+    entry = entry_from_folder(folder).model_copy(update={"where": {"augmented": False}})
+    dataset = open_dataset("test", entry, root=folder, spec=spec)
+    assert (entry.cluster, len(dataset.cases)) == ("group", 155)
+    assert {ref.survey["augmented"] for ref in dataset.cases} == {"false"}
+    for ref in dataset.cases[:4]:
+        case = load_case(entry, ref, spec)
+        for box, (outline,) in zip(case.boxes, case.outlines, strict=True):
+            assert outline.shape == (4, 2)
+            low, high = outline.min(axis=0).clip(0, 640), outline.max(axis=0).clip(0, 640)
+            assert np.allclose(box[:4], [*low, *high], atol=1.0)
 
 
 def test_categories_map_by_name_or_by_labels(tmp_path):

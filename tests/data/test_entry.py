@@ -23,7 +23,7 @@ def test_phantoms_have_patients_unless_the_entry_says_otherwise():
         ({"path": "d", "window": (float("nan"), 5)}, "low < high"),
         ({"path": "d", "labels": {3: 256}}, "less than or equal to 255"),
         ({"path": "d", "labels": {3: -1}}, "greater than or equal to 0"),
-        ({"path": "d", "annotations": "a.json"}, "belongs to the reader coco"),
+        ({"path": "d", "annotations": "a.json"}, "belongs to the readers coco"),
         ({"reader": "coco", "path": "d", "masks": "m"}, "takes its masks from `annotations:`"),
         ({"reader": "phantom", "phantom": {"split": "tset"}}, "'train', 'validation' or 'test'"),
         ({"reader": "phantom", "phantom": {"size": (8, 8)}}, "greater than or equal to 32"),

@@ -145,3 +145,19 @@ def test_a_coco_folder_takes_its_clusters_from_the_images(tmp_path):
     assert entry_from_folder(tmp_path) == DataEntry(reader="coco", path=str(tmp_path), cluster="group")
     (tmp_path / "masks").mkdir()
     assert entry_from_folder(tmp_path).reader == "folder"
+
+
+@pytest.mark.parametrize(
+    ("name", "document", "expected"),
+    [
+        ("_annotations.coco.json", '{"images": [], "annotations": [], "categories": []}', "coco"),
+        ("tiles.json", '{"images": [], "annotations": [], "categories": []}', "coco"),
+        ("detections.json", '{"images": [], "detection_categories": {}}', "folder"),
+        ("broken.json", "{", "folder"),
+    ],
+)
+def test_a_coco_file_is_known_by_its_lists_and_predictions_are_no_labels(tmp_path, name, document, expected):
+    (tmp_path / "images").mkdir()
+    (tmp_path / name).write_text(document, encoding="utf-8")
+    entry = entry_from_folder(tmp_path)
+    assert (entry.reader, entry.annotations) == (expected, name if expected == "coco" else None)

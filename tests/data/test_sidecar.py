@@ -103,9 +103,32 @@ def test_cluster_strata_and_spacing_of_a_case():
         "cluster": "p1",
         "strata": {"device": "X"},
         "spacing_mm": (0.25, 0.25),
+        "survey": {},
     }
     alone = described(DataEntry(path="d", spacing_mm=(0.1, 0.2)), "a", {}, "m")
-    assert alone == {"cluster": "a", "strata": {}, "spacing_mm": (0.1, 0.2)}
+    assert alone == {"cluster": "a", "strata": {}, "spacing_mm": (0.1, 0.2), "survey": {}}
+
+
+def test_survey_columns_are_checked_and_joined():
+    row = {"known_empty": "Yes", "augmented": "0", "footprint": "disjoint", "probability": "0.25", "p": "x"}
+    held = described(DataEntry(path="d"), "a", row, "m")["survey"]
+    assert held == {"known_empty": "true", "augmented": "false", "footprint": "disjoint", "probability": "0.25"}
+    assert described(DataEntry(path="d"), "a", {"known_empty": ""}, "m")["survey"] == {}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"known_empty": "perhaps"}, r"known_empty of 'a' has another value.*Got: perhaps. Allowed: true, false"),
+        ({"footprint": "apart"}, "Allowed: disjoint, overlapping"),
+        ({"probability": "0"}, "is no probability"),
+        ({"probability": "1.5"}, "is no probability"),
+        ({"probability": "often"}, "Got: often"),
+    ],
+)
+def test_survey_columns_with_other_values(row, message):
+    with pytest.raises(UsageError, match=message):
+        described(DataEntry(path="d"), "a", row, "m.csv")
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,11 @@ import torch
 import xaiseg
 from tests.explainers.toy_segmenters import Linear, ToySegmenter, bright_square, small_unet
 from xaiseg.errors import SubjectError, UsageError
+from xaiseg.evaluating import evaluate
 from xaiseg.explainers.base import Session, explain
 from xaiseg.explainers.targets import Region
 from xaiseg.faithfulness.deletion import deletions
-from xaiseg.faithfulness.evaluation import METRICS, Settings, evaluate
+from xaiseg.faithfulness.evaluation import METRICS, Settings
 from xaiseg.seeds import generator
 
 MASK = np.zeros((24, 32), dtype=bool)

@@ -4,9 +4,12 @@ import torch
 
 from tests.explainers.toy_segmenters import bright_square, small_unet
 from xaiseg.explainers.base import Session, explain
-from xaiseg.explainers.rise import RidgeParams
+from xaiseg.explainers.lime import LimeParams
+from xaiseg.explainers.rise import RidgeParams, RiseParams
+from xaiseg.explainers.shapley import KernelShapParams
+from xaiseg.explainers.sobol import HsicParams, SobolParams
 from xaiseg.explainers.targets import Region
-from xaiseg.faithfulness.measuring import described, filled_bank, steadiness, versus
+from xaiseg.faithfulness.measuring import bank_for, described, steadiness, versus
 
 MASK = np.zeros((24, 32), dtype=bool)
 MASK[8:16, 10:18] = True
@@ -34,16 +37,37 @@ def test_an_even_map_has_full_complexity_on_any_grid():
         assert found["sparseness"] == pytest.approx(0.0, abs=1e-12)
 
 
-def test_a_filled_bank_is_found_by_the_parameters_and_costs_nothing():
+def test_every_bank_that_a_method_has_filled_is_found_and_costs_nothing():
+    ways = [
+        ("ridge", RidgeParams(masks=64, grid=4), 64),
+        ("rise", RiseParams(masks=600, agreement=2.0), 256),
+        ("hsic", HsicParams(masks=128, grid=4), 128),
+        ("sobol", SobolParams(designs=4, grid=4), 72),
+        ("lime", LimeParams(masks=100, cut="grid", count=9), 100),
+        ("kernelshap", KernelShapParams(masks=300, cut="grid", count=6), 2**6 - 2),
+    ]
+    for method, params, expected in ways:
+        session = Session(small_unet(), bright_square())
+        explain(session, method, [REGION], params=params)
+        before = session.forwards
+        bank, masks = bank_for(session, REGION, 0, grid=8, baseline="mean")
+        bank.responses([REGION], masks)
+        assert (method, masks) == (method, expected)
+        assert session.forwards == before
+
+
+def test_grids_come_before_segments_and_wishes_are_met_as_far_as_masks_go():
     session = Session(small_unet(), bright_square())
-    params = RidgeParams(masks=64, grid=4)
-    explain(session, "ridge", [REGION], params=params)
-    before = session.forwards
-    bank, masks = filled_bank(session, [object(), params])
-    bank.responses([REGION], masks)
-    assert masks == 64
-    assert session.forwards == before
-    assert filled_bank(session, [object()]) is None
+    assert bank_for(session, REGION, 0, grid=4, baseline="mean") is None
+    explain(session, "kernelshap", [REGION], params=KernelShapParams(masks=300, cut="grid", count=6))
+    bank, masks = bank_for(session, REGION, 1000, grid=4, baseline="mean")
+    assert masks == 2**6 - 2  # there are no more
+    explain(session, "ridge", [REGION], params=RidgeParams(masks=40, grid=4))
+    bank, masks = bank_for(session, REGION, 100, grid=8, baseline="blur")
+    assert (bank.design.grid, bank.design.segments, masks) == (4, None, 100)
+    other = Region(1, ~MASK)
+    bank, masks = bank_for(session, other, 50, grid=5, baseline="blur")
+    assert (bank.design.grid, masks) == (5, 50)  # nothing was run for that region
 
 
 def test_steadiness_counts_what_it_spends_and_keeps_the_region():

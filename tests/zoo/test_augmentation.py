@@ -1,7 +1,7 @@
 import torch
 from scipy import ndimage
 
-from xaiseg.zoo.augmentation import Augmentation, augment
+from xaiseg.zoo.augmentation import Augmentation, augment, augment_boxes
 
 OFF = Augmentation(0, 0, 0, 0, 0, 0, 0, 0)
 
@@ -73,3 +73,65 @@ def test_values_stay_between_zero_and_one():
     changed, _ = run(Augmentation(gain=2.0, noise_sd=0.5), pictures())
     assert changed.min() >= 0
     assert changed.max() <= 1
+
+
+def rectangles(count=16, side=64, objects=3, seed=2):
+    """Bright rectangles on black, their boxes and labels; the last object of each image is none."""
+    generator = torch.Generator().manual_seed(seed)
+    low = torch.randint(4, 40, (count, objects, 2), generator=generator).float()
+    boxes = torch.cat((low, low + torch.randint(6, 20, (count, objects, 2), generator=generator)), dim=2)
+    labels = torch.zeros(count, objects)
+    labels[:, -1] = -1
+    images = torch.zeros(count, 1, side, side)
+    for image, held in zip(images, boxes.long().tolist(), strict=True):
+        left, top, right, bottom = held[0]
+        image[:, top:bottom, left:right] = 1.0
+    return images, boxes, labels
+
+
+def moved(settings, seed=0):
+    images, boxes, labels = rectangles()
+    return augment_boxes(images, boxes, labels, settings, torch.Generator().manual_seed(seed))
+
+
+def test_boxes_stay_around_what_they_held():
+    images, boxes, labels = moved(only(flip=0.5, scale=0.3, shift=0.1))
+    assert len({tuple(row) for row in boxes[:, 0].round().tolist()}) > 10
+    for image, box, label in zip(images[:, 0], boxes[:, 0], labels[:, 0], strict=True):
+        rows, columns = torch.nonzero(image > 0.5, as_tuple=True)
+        if label == 0 and len(rows):
+            seen = torch.stack((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)).float()
+            torch.testing.assert_close(seen, box, atol=1.01, rtol=0)
+
+
+def test_all_eight_turns_occur_and_each_keeps_boxes_tight():
+    images = torch.zeros(64, 1, 32, 32)
+    images[:, :, 3:7, 5:17] = 1.0  # no turn leaves this as it is
+    boxes = torch.tensor([5.0, 3, 17, 7]).expand(64, 1, 4)
+    turned, found, _ = augment_boxes(
+        images, boxes, torch.zeros(64, 1), only(flip=0.5), torch.Generator().manual_seed(0)
+    )
+    assert len({tuple(box) for box in found[:, 0].round().int().tolist()}) == 8
+    for image, (left, top, right, bottom) in zip(turned[:, 0], found[:, 0].round().int().tolist(), strict=True):
+        assert float(image[top:bottom, left:right].min()) > 0.99
+        assert float(image.sum()) == torch.tensor(48.0).item() or abs(float(image.sum()) - 48) < 1e-3
+
+
+def test_what_leaves_the_image_is_ignored_and_what_has_left_is_gone():
+    images = torch.zeros(400, 1, 64, 64)
+    boxes = torch.tensor([[0.0, 20, 16, 36], [24, 24, 40, 40]]).expand(400, 2, 4)
+    _, found, labels = augment_boxes(
+        images, boxes, torch.zeros(400, 2), only(shift=0.4), torch.Generator().manual_seed(0)
+    )
+    shares = (found[..., 2:] - found[..., :2]).prod(dim=2) / 256
+    assert ((labels == 0) == (shares >= 0.25)).all()
+    assert ((labels == 255) == ((shares > 0) & (shares < 0.25))).all()
+    assert ((labels == -1) == (shares <= 0)).all()
+    assert {int(label) for label in labels[:, 0]} == {0, 255, -1}
+    assert (found >= 0).all()
+    assert (found <= 64).all()
+
+
+def test_what_is_no_object_stays_none():
+    _, _, labels = moved(only(flip=0.5, scale=0.3))
+    assert (labels[:, -1] == -1).all()

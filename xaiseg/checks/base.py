@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from xaiseg.data.case import Case, CaseRef
-    from xaiseg.subject import Prediction, Segmenter, Subject
+    from xaiseg.subject import Boxes, Detector, Prediction, Segmenter, Subject
 
 Row = dict[str, Any]
 
@@ -45,7 +45,9 @@ KEY: Final = pa.schema(
 #: Needs besides those of :data:`xaiseg.subject.OFFERS`.
 DATA_NEEDS: Final = frozenset({"segmenter", "detector", "reference", "train_list", "model"})
 
-Kind = Literal["mean", "proportion", "statistic", "fact"]
+Kind = Literal["mean", "proportion", "statistic", "rate", "fact"]
+#: (positions (n,), groups (n,), weights (n,)) of cases -> function of the (G,) weights of the groups.
+Pooled = Callable[[np.ndarray, np.ndarray, np.ndarray], Callable[[np.ndarray], float]]
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Quantity:
     Attributes:
         metric: name used by a requirement, e.g. "dice".
         kind: "mean" of values; "proportion" of 0/1 values; "statistic" = ``function`` of the (weighted) sum of rows of
-            ``values``; "fact" = a census of this data set (a count or a yes/no), which has no interval.
+            ``values``, or ``pooled`` of whole cases; "rate" of ``values`` (n, 2), events and exposure; "fact" = a
+            census of this data set (a count or a yes/no), which has no interval.
         cases: (n,) case id of each value. A case may give several values (lesions) or stand for its patient.
         values: (n,) float64, NaN = undefined; for "statistic" (n, d).
         unit: e.g. "px", "%", or "" for a pure number.
@@ -66,11 +69,14 @@ class Quantity:
         target, factor, level, subject: as the key columns.
         strata: also estimate within each declared stratum.
         function: for "statistic": maps the (d,) summed contributions to a number (NaN when undefined).
+        pooled: for "statistic" in place of ``function``, for what is no function of sums (average precision);
+            ``values`` are then the positions 0 ... n - 1 that it is asked for. See :mod:`xaiseg.statistics.pooled`.
         floor: what a perfect subject would show by chance on these data (null floor), or None.
         weigh: "cluster" gives every cluster the same weight, "case" every value.
         note: one sentence printed beside the number.
         bounds: lowest and highest possible value, or None; gives an interval where all values are equal.
         missing: why the quantity could not be formed; then ``values`` is empty and requirements on it are NOT RUN.
+        withheld: why no verdict may hang on the value; it gets no interval, and requirements on it are INSUFFICIENT.
     """
 
     metric: str
@@ -92,12 +98,14 @@ class Quantity:
     note: str = ""
     missing: str = ""
     bounds: tuple[float, float] | None = None
+    pooled: Pooled | None = None
+    withheld: str = ""
 
     def __post_init__(self) -> None:
         if len(self.cases) != len(self.values):
             raise ValueError(f"{self.metric}: {len(self.cases)} cases for {len(self.values)} values")
-        if (self.kind == "statistic") != (self.function is not None):
-            raise ValueError(f"{self.metric}: a statistic, and only a statistic, has a function")
+        if (self.kind == "statistic") != ((self.function is None) != (self.pooled is None)):
+            raise ValueError(f"{self.metric}: a statistic, and only a statistic, has one function")
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,8 @@ class Tables:
         rows: check id -> its rows as a DataFrame (key columns, then the check's own; failed cases are rows with
             status "failed" and nulls).
         cases: DataFrame, one row a case: case, cluster, weight (1 / inclusion probability, per check in column
-            ``p:<check id>``), and one column a declared stratum.
+            ``p:<check id>``), one column a declared stratum, and the survey columns as ``survey:<name>`` where the
+            sidecar has them.
         facts: what the plan knows: {"classes", "lesion_always_present", "readers_see_maps", "strata", "generated",
             "cluster_declared", "train_list", "spacing", ...}.
     """
@@ -146,8 +155,21 @@ class Context(Protocol):
     def prediction(self, subject: str = "reference") -> Prediction:
         """The prediction of the current case; already made by the engine, free."""
 
+    @property
+    def detector(self) -> Detector:
+        """The subject, for checks that need "detector"."""
+
+    def detections(self, subject: str = "reference") -> Boxes:
+        """The detections of the current case, on the CPU, down to the subject's score floor; already made, free."""
+
     def predict(self, images: Sequence[np.ndarray | Tensor]) -> list[Prediction]:
         """Predictions of further images (C, H, W), batched as the plan says, counted as forwards."""
+
+    def detect(self, images: Sequence[np.ndarray | Tensor]) -> list[Boxes]:
+        """Detections in further images (C, H, W), batched as the plan says, counted as forwards."""
+
+    def window(self, kind: str, rank: float, xyxy: Sequence[float]) -> None:
+        """Offers a place (corners in pixels) for the gallery ``kind``; the lowest ranks are shown at native scale."""
 
     def count(self, *, forwards: int = 0, backwards: int = 0) -> None:
         """Adds forwards and backwards (in images) that the check made itself through ``subject.forward``."""
@@ -190,11 +212,14 @@ BUILTIN: Final = (
     "data_integrity",
     "provenance",
     "performance_segmentation",
+    "performance_detection",
     "subgroups_declared",
     "subgroups_coverage",
     "calibration_pixels",
     "explanation",
     "explanation_intrinsic",
+    "explanation_examples",
+    "explanation_context",
     "robustness_degradation",
 )
 

@@ -71,6 +71,9 @@ class DataIntegrity:
             present = np.flatnonzero(np.bincount(case.reference.ravel(), minlength=256))
             labels = [int(value) for value in present if value != masks.IGNORE]
             row |= {"labels": labels, "empty_reference": not any(labels)}
+        elif case.boxes is not None:  # of a detector, where class 0 is an object
+            labels = sorted({int(value) for value in case.boxes[:, 4] if value != masks.IGNORE})
+            row |= {"labels": labels, "empty_reference": not labels}
         yield row
 
     def measure_once(self, context: Context, datasets: Mapping[str, Dataset]) -> Iterable[Row]:
@@ -140,7 +143,7 @@ def _labels(test: pd.DataFrame, n_classes: int) -> Iterator[Quantity]:
     yield fact("constant_images", len(constant), better="lower", of="image", note=_named(constant))
     annotated = test[test["labels"].notna()]
     empty = annotated.loc[annotated["empty_reference"].eq(True), "case"]
-    note = "references without any foreground pixel; each must be a confirmed negative"
+    note = "references without any foreground pixel or box; each must be a confirmed negative"
     yield fact("empty_references", len(empty), of="image", note=note)
     yield fact(
         "all_empty_references", float(len(annotated) > 0 and len(empty) == len(annotated)), better="lower",

@@ -32,14 +32,14 @@ from xaiseg.faithfulness.baselines import RIVALS, baseline_maps
 from xaiseg.faithfulness.deletion import curves
 from xaiseg.faithfulness.imputation import Mode
 from xaiseg.faithfulness.localisation import locate
-from xaiseg.faithfulness.measuring import described, filled_bank, fresh_bank, from_bank, steadiness, versus
+from xaiseg.faithfulness.measuring import FEWEST_MASKS, bank_for, described, from_bank, steadiness, versus
 from xaiseg.faithfulness.randomisation import entropy_rise, randomised, similarity, similarity_in_rings
 from xaiseg.faithfulness.road import road
 from xaiseg.faithfulness.sensitivity import RADIUS
 from xaiseg.seeds import derive_seed
 
-#: A correlation over fewer masks says nothing.
-FEWEST_MASKS: Final = 32
+#: "dataset-mean" is not among them: a check that measures one case has no data set to average.
+FROM_IMAGE: Final = tuple(kind for kind in DESCRIPTION if kind != "dataset-mean")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Params:
         steps: points of a deletion curve.
         grid: cells a side of occlusion.
         randomisations: networks with random weights that each map is compared with; 0 leaves the comparison out.
-        baseline: what hidden pixels show: "mean" or "blur" of the image.
+        baseline: what hidden pixels show: "mean", "blur", "noise" or "inpaint", all made from the image itself.
         insertion_steps: points of an insertion curve; 0 leaves insertion out.
         road: percentiles of ROAD; none leaves it out.
         road_mode: how holes are filled, "fast" or "exact".
@@ -87,7 +87,12 @@ class Params:
                     allowed=f">= {least}",
                 )
         problems: list[tuple[bool, str, str, object]] = [
-            (self.baseline not in DESCRIPTION, "no such baseline", "baseline", ", ".join(DESCRIPTION)),
+            (
+                self.baseline not in FROM_IMAGE,
+                "no baseline that the check can make",
+                "baseline",
+                ", ".join(FROM_IMAGE),
+            ),
             (self.road_mode not in get_args(Mode), "no such way of filling", "road_mode", ", ".join(get_args(Mode))),
             (not all(0 < each < 100 for each in self.road), "no percentiles", "road", "above 0 and below 100"),
             (0 < self.bank < FEWEST_MASKS, "too few masks", "bank", f"0, or {FEWEST_MASKS} or more"),
@@ -150,12 +155,13 @@ class Explanation:
     """Rows: one a method and one a baseline for each case; the key column ``target`` names the method."""
 
     def forwards(self, params: Params) -> int:
-        """About how many forwards a case takes, for the plan; integrated gradients may need up to 64 instead of 32."""
-        cost = {"hirescam": 1, "integrated-gradients": 32, "occlusion": params.grid**2}
-        maps = sum(cost.get(method, 1) for method in params.methods) * (1 + params.randomisations)
-        near = sum(cost.get(method, 1) for method in params.methods) * params.sensitivity_samples
+        """The most forwards that a case takes, for the plan: methods that stop early need fewer."""
+        maps = sum(each.forwards(_params(each, params)) for each in map(get_explainer, params.methods))
         curves_of_one = 2 * (params.steps + params.insertion_steps) + 4 * len(params.road)
-        return maps + near + params.bank + curves_of_one * (len(params.methods) + RIVALS)
+        # Two ends of the deletion and of the insertion curves, that of the bank's baseline, and the score of the image.
+        once = params.bank + 6
+        copies = 1 + params.randomisations + params.sensitivity_samples
+        return maps * copies + once + curves_of_one * (len(params.methods) + RIVALS)
 
     def measure(self, context: Context, case: Case) -> Iterator[Row]:
         """Explains the largest predicted foreground class, and tests the maps."""
@@ -244,11 +250,9 @@ def _scores(
     if params.road:
         roads = road(session, region, every, ties=ties, percentiles=params.road, mode=params.road_mode)
         scores |= {f"road_{key}": {n: r.combined for n, r in each.items()} for key, each in roads.items()}
-    filled = filled_bank(session, (_params(get_explainer(name), params) for name in maps))
-    if params.bank and filled is None:
-        filled = fresh_bank(session, params.grid, params.baseline), params.bank
+    filled = bank_for(session, region, params.bank, grid=params.grid, baseline=params.baseline)
     if filled is not None:
-        masks = from_bank(filled[0], region, every, max(filled[1], params.bank))
+        masks = from_bank(filled[0], region, every, filled[1])
         scores |= {"unexplained": masks.unexplained, "sensitivity_n": masks.sensitivity_n}
         scores["infidelity"] = masks.infidelity
     return {column: each for column, each in scores.items() if each}  # a region that fills the image has no context

@@ -17,10 +17,10 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 import torch
-import torch.nn.functional as F
 
 from xaiseg.checks.base import Context, Quantity, Row, Tables, check
 from xaiseg.checks.intrinsic_quantities import intrinsic_quantities
+from xaiseg.checks.pictures import picture_of, range_of, reduced
 from xaiseg.data.case import Case
 from xaiseg.errors import SubjectError, UsageError
 from xaiseg.explainers.base import Budget, Session, explain, get_explainer
@@ -39,9 +39,8 @@ from xaiseg.explainers.targets import NO_FOREGROUND, Region, predicted_region
 from xaiseg.faithfulness.randomisation import similarity
 from xaiseg.seeds import derive_seed
 
-#: Maps are compared with each other on a grid whose long side is at most this, and kept for the report at half of it.
+#: Maps are compared with each other on a grid whose long side is at most this.
 COMPARED_SIDE: Final = 128
-PICTURE_SIDE: Final = 64
 
 
 @dataclass(frozen=True)
@@ -101,9 +100,9 @@ class IntrinsicExplanation:
     """
 
     def forwards(self, params: Params) -> int:
-        """About how many forwards a case takes: the post-hoc maps, and a decoder run for each level of 13 features."""
-        cost = {"hirescam": 1, "integrated-gradients": 32, "occlusion": 64}
-        return sum(cost.get(method, 1) for method in params.methods) + 13 * len(params.levels) + 8
+        """The most forwards that a case takes: the post-hoc maps, and a decoder run for each level of 13 features."""
+        maps = sum(get_explainer(method).forwards() for method in params.methods)
+        return maps + 13 * len(params.levels) + 8
 
     def measure(self, context: Context, case: Case) -> Iterator[Row]:
         """Reads the architecture's explanation of the case and takes it apart."""
@@ -124,15 +123,15 @@ class IntrinsicExplanation:
         for name, values in read.items():
             if values.ndim == 1:
                 slope = steep[name].tolist() if name in steep else None
-                yield {"target": name, "kind": "vector", "slope": slope, **_range(values.numpy())}
+                yield {"target": name, "kind": "vector", "slope": slope, **range_of(values.numpy())}
                 continue
             whole = subject.to_image_grid(values[None, None].to(subject.device), case.shape)[0, 0].cpu().numpy()
             yield {"target": name, "kind": "map", **_map(whole, region), **_changed(flattened.get(name))}
             yield from _agreements(context.params.methods, name, whole, posthoc, absent)
         for method, found in posthoc.items():
-            yield {"target": method, "kind": "posthoc", **_picture(found)}
-        yield {"target": "image", "kind": "picture", **_picture(case.image.mean(axis=0))}
-        yield {"target": "prediction", "kind": "picture", **_picture(context.prediction().labels.astype(np.float64))}
+            yield {"target": method, "kind": "posthoc", **picture_of(found)}
+        yield {"target": "image", "kind": "picture", **picture_of(case.image.mean(axis=0))}
+        yield {"target": "prediction", "kind": "picture", **picture_of(context.prediction().labels.astype(np.float64))}
 
     def quantities(self, tables: Tables, params: Params) -> Iterable[Quantity]:
         """Importances with their shares and rank agreement, effects of all features and of each map, agreements."""
@@ -177,13 +176,9 @@ def _changed(change: Change | None) -> Row:
     return {} if change is None else {"change": change.probability, "dice_change": change.dice}
 
 
-def _range(values: np.ndarray) -> Row:
-    return {"low": float(values.min()), "high": float(values.max()), "mean": float(values.mean(dtype=np.float64))}
-
-
 def _map(whole: np.ndarray, region: Region | None) -> Row:
     """A map (H, W) by itself: range, picture, and how much higher it is inside the predicted region than outside."""
-    row = _picture(whole)
+    row = picture_of(whole)
     if region is not None and not region.mask.all():
         inside, outside = (float(whole[m].mean(dtype=np.float64)) for m in (region.mask, ~region.mask))
         row["inside_to_outside"] = inside / outside if outside > 0 else None
@@ -220,32 +215,13 @@ def _agreements(
     absent: Mapping[str, tuple[str, str]],
 ) -> Iterator[Row]:
     """Rank correlation of a map with the absolute values of each post-hoc map, over the pixels of the image."""
-    own = _reduced(whole, COMPARED_SIDE)
+    own = reduced(whole, COMPARED_SIDE)
     for method in methods:
         row: Row = {"target": name, "level": method, "kind": "agreement"}
         if method in absent:
             status, reason = absent[method]
             yield row | {"status": status, "reason": reason}
             continue
-        alike = similarity(own, _reduced(np.abs(posthoc[method]), COMPARED_SIDE))
+        alike = similarity(own, reduced(np.abs(posthoc[method]), COMPARED_SIDE))
         row["rank_correlation"] = alike
         yield row if alike is not None else row | {"status": "undefined", "reason": "one of the maps is constant"}
-
-
-def _picture(values: np.ndarray) -> Row:
-    """A coarse copy of a map (H, W) for the report, with the values that 0 and 255 stand for."""
-    row, small = _range(values), _reduced(values, PICTURE_SIDE)
-    span = row["high"] - row["low"]
-    pixels = np.round(255 * np.clip((small - row["low"]) / (span or 1.0), 0.0, 1.0)).astype(np.uint8)
-    return row | {"picture": pixels.ravel().tolist(), "picture_width": pixels.shape[1]}
-
-
-def _reduced(values: np.ndarray, side: int) -> np.ndarray:
-    """A map (H, W) averaged down until its long side is at most ``side``."""
-    scale = side / max(values.shape)
-    if scale >= 1:
-        return values
-    size = [max(1, round(length * scale)) for length in values.shape]
-    tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))[None, None]
-    reduced: np.ndarray = F.interpolate(tensor, size, mode="area")[0, 0].numpy()
-    return reduced

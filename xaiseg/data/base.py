@@ -70,11 +70,12 @@ def reader(name: str) -> Callable[[_ReaderClass], _ReaderClass]:
 
 
 def list_digest(cases: Sequence[CaseRef], root: Path) -> str:
-    """Digest of ids, paths below ``root``, clusters and strata; moving the whole folder changes nothing."""
+    """Digest of ids, paths below ``root``, clusters, strata and survey; moving the whole folder changes nothing."""
     digest = hashlib.sha256()
     for case in cases:
         path = Path(case.image)
         shown = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
-        strata = "\x1e".join(f"{name}={level}" for name, level in sorted(case.strata.items()))
+        said = [*sorted(case.strata.items()), *sorted(case.survey.items())]
+        strata = "\x1e".join(f"{name}={level}" for name, level in said)
         digest.update("\x1f".join((case.id, shown, case.cluster, strata, "")).encode())
     return digest.hexdigest()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
+
+#: Columns of a sidecar that say how a tile of a survey came about; see docs/data.md.
+SURVEY: Final = ("known_empty", "augmented", "footprint", "probability")
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,8 @@ class CaseRef:
         strata: factor -> level, as text.
         spacing_mm: (row, column) pixel size in millimetres, or None when unknown.
         extra: what else the reader needs (slice index, annotation ids, ...).
+        survey: those of the columns :data:`SURVEY` that the sidecar fills in, as checked text: "true" or "false" for
+            known_empty and augmented, "disjoint" or "overlapping" for footprint, a number in (0, 1] for probability.
     """
 
     id: str
@@ -32,6 +37,7 @@ class CaseRef:
     strata: Mapping[str, str] = field(default_factory=dict)
     spacing_mm: tuple[float, float] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    survey: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,8 @@ class Case:
         reference: (H, W) uint8 class indices; 255 = ignore; None when there is no annotation.
         reader2: (H, W) uint8 class indices of a second reader, or None.
         boxes: (N, 5) float32 xyxy pixels and class index (255 = a region to ignore), for detection data, or None.
+        outlines: one tuple a box of its polygons, each (P, 2) float32 x, y in pixels; an empty tuple where there is
+            a box alone, None where ``boxes`` is None. The enclosing box of a slanted animal is half ground.
     """
 
     ref: CaseRef
@@ -51,6 +59,7 @@ class Case:
     reference: np.ndarray | None = None
     reader2: np.ndarray | None = None
     boxes: np.ndarray | None = None
+    outlines: tuple[tuple[np.ndarray, ...], ...] | None = None
 
     @property
     def id(self) -> str:
@@ -65,12 +74,16 @@ class Case:
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """What the subject expects of an image: channels, value range and classes of the reference."""
+    """What the subject expects of an image: channels, value range and classes of the reference.
+
+    With ``task`` "detection" class 0 is an object and the reference is boxes; otherwise class 0 is the background.
+    """
 
     channels: int
     value_range: tuple[float, float] = (0.0, 1.0)
     classes: tuple[str, ...] = ("background", "foreground")
     max_pixels: int = 50_000_000
+    task: Literal["segmentation", "detection"] = "segmentation"
 
 
 @dataclass(frozen=True)

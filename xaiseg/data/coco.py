@@ -1,14 +1,15 @@
 """The reader ``coco``: images/ and a COCO JSON file with polygons, run lengths or boxes.
 
-Categories become classes by name. Masks are class indices: crowds first, as 255 (ignore), then the objects in the
-order of the file, later ones over earlier ones. Format: T.-Y. Lin et al., ECCV 2014, cocodataset.org/#format-data.
+Categories become classes by name. A segmentation model gets masks of class indices: crowds first, as 255 (ignore), then
+the objects in the order of the file, later ones over earlier ones. Everything else gets boxes with their outlines.
+Format: T.-Y. Lin et al., ECCV 2014, cocodataset.org/#format-data.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -17,14 +18,15 @@ from typing import Any, Final
 import numpy as np
 
 from xaiseg.data.base import Index, reader
+from xaiseg.data.boxes import Labelled, boxed_case, class_index, polygon, refuse_corners, with_boxes
 from xaiseg.data.case import Case, CaseRef, ImageSpec
 from xaiseg.data.entry import DataEntry
 from xaiseg.data.files import Place, partners
 from xaiseg.data.folder import load_mask
-from xaiseg.data.pixels import IGNORE, SUFFIXES, read_pixels, to_image
+from xaiseg.data.pixels import IGNORE, SUFFIXES
 from xaiseg.data.rle import decode_counts, polygon_to_mask, runs_to_mask
 from xaiseg.data.sidecar import Rows, chosen, described, read_rows, require_columns, text
-from xaiseg.errors import DataError, NothingToAudit, UsageError, did_you_mean
+from xaiseg.errors import DataError, NothingToAudit, UsageError
 
 _OWN_FIELDS: Final = ("id", "file_name", "width", "height")  # of an image; other fields are columns
 
@@ -63,6 +65,7 @@ class CocoReader:
         rows, source = _rows(entry, place, file, images)
         require_columns(entry, {column for row in rows.values() for column in row}, source)
         things = _things(document, entry, spec, file)
+        _refuse_corners(things, images, file)
         masks = _are_masks(things, spec)
         reader2 = partners(place, entry.masks_reader2, None, SUFFIXES)
         folder = place.folder(entry.images, "images")
@@ -70,9 +73,9 @@ class CocoReader:
             CaseRef(
                 id=id,
                 image=str(folder / images[id]["file_name"]),
-                reference=str(file) if masks else None,
+                reference=str(file),
                 reader2=reader2.of(id) if reader2 else None,
-                extra={"size": _size(images[id]), "things": tuple(things.get(images[id]["id"], ()))},
+                extra={"size": _size(images[id]), "things": tuple(things.get(images[id]["id"], ())), "masks": masks},
                 **described(entry, id, rows[id], source),
             )
             for id in chosen(entry, images, rows, source)
@@ -80,23 +83,21 @@ class CocoReader:
         return Index(cases, entry.cluster, entry.path or str(file))
 
     def load(self, entry: DataEntry, ref: CaseRef, spec: ImageSpec) -> Case:
-        """Decodes the image and draws its annotations."""
+        """Decodes the image; draws its annotations where a segmentation model needs masks."""
         path = Path(ref.image)
-        image = to_image(read_pixels(path, max_pixels=spec.max_pixels), spec, path, window=entry.window)
-        shape = image.shape[1], image.shape[2]
+        image, shape = boxed_case(ref, entry, spec)
         if ref.extra["size"] not in (None, shape):
             what = "the image has another size than the annotations say"
             raise DataError(what, where=path, got=_by(shape), allowed=_by(ref.extra["size"]))
         things: Sequence[Thing] = ref.extra["things"]
-        outlines = [_outline(thing, shape, path) for thing in things]
-        boxes = [_box(thing, outline, path) for thing, outline in zip(things, outlines, strict=True)]
-        return Case(
-            ref=ref,
-            image=image,
-            reference=_draw(things, outlines, shape, path) if ref.reference else None,
-            reader2=load_mask(ref.reader2, entry, spec, shape),
-            boxes=np.array(boxes, dtype=np.float32).reshape(-1, 5),
-        )
+        masks = ref.extra["masks"]
+        drawn = [_outline(thing, shape, path) if masks or thing.bbox is None else None for thing in things]
+        labelled = [_labelled(thing, mask, path) for thing, mask in zip(things, drawn, strict=True)]
+        if not masks:
+            return with_boxes(ref, image, labelled, path)
+        reference, reader2 = _draw(things, drawn, shape, path), load_mask(ref.reader2, entry, spec, shape)
+        boxes = np.array([(*one.xyxy, one.index) for one in labelled], dtype=np.float32).reshape(-1, 5)
+        return Case(ref, image, reference, reader2, boxes, tuple(one.outline for one in labelled))
 
 
 def read_coco(file: Path) -> Mapping[str, Any]:
@@ -168,13 +169,17 @@ def _things(document: Mapping[str, Any], entry: DataEntry, spec: ImageSpec, file
     """Image id -> its annotations.
 
     Raises:
-        UsageError: an annotation of an unknown image, or of a category that is no class.
+        UsageError: an annotation of an unknown image or of a category that is no class, or an id that stands twice.
     """
     names = {category["id"]: str(category["name"]) for category in document["categories"]}
     known = {image["id"] for image in document["images"]}
     if len(known) < len(document["images"]):
         raise UsageError("two images have the same id", where=file)
     found: dict[Any, list[Thing]] = defaultdict(list)
+    ids = [item["id"] for item in document["annotations"] if isinstance(item.get("id"), int | str)]
+    if len(set(ids)) < len(ids):
+        twice = next(id for id, count in Counter(ids).items() if count > 1)
+        raise UsageError("two annotations have the same id", where=file, got=twice, then="Number them anew")
     for position, item in enumerate(document["annotations"]):
         where = f"annotation {item.get('id', position)}"
         if item["image_id"] not in known:
@@ -199,20 +204,26 @@ def _class_index(
     if category not in names:
         raise UsageError("this category is not listed", where=where, got=category)
     name = names[category]
-    if name not in spec.classes:
-        hint = did_you_mean(name, spec.classes)
-        raise UsageError(
-            f"the category '{name}' is no class of the model", where=where, allowed=", ".join(spec.classes),
-            then=(f"{hint} " if hint.endswith("?") else "")
-            + f"Rename it, or map it under labels: {{{category}: class index}}, 255 to ignore it",
-        )  # fmt: skip
-    return spec.classes.index(name)
+    then = f"Rename it, or map it under labels: {{{category}: class index}}, 255 to ignore it"
+    return class_index(name, spec, where, word="category", then=then)
+
+
+def _refuse_corners(things: Mapping[Any, Sequence[Thing]], images: Mapping[str, Mapping[str, Any]], file: Path) -> None:
+    """Refuses boxes that are corners; where the file states no sizes, each image tells when it is loaded."""
+    boxes, sizes = [], []
+    for image in images.values():
+        size = _size(image)
+        for thing in things.get(image["id"], ()) if size else ():
+            if thing.bbox is not None and size is not None and _numbers(thing.bbox) is not None:
+                boxes.append(thing.bbox)
+                sizes.append(size)
+    refuse_corners(boxes, sizes, file)
 
 
 def _are_masks(things: Mapping[Any, Sequence[Thing]], spec: ImageSpec) -> bool:
-    """Whether the data are masks: not when class 0 is an object, as in a detector, nor when there are boxes alone."""
+    """Whether the data are masks: not for a detector, whose class 0 is an object, nor when there are boxes alone."""
     listed = [thing for each in things.values() for thing in each]
-    if any(thing.index == 0 for thing in listed):
+    if spec.task == "detection" or any(thing.index == 0 for thing in listed):
         return False
     return not listed or any(thing.outline is not None for thing in listed)
 
@@ -236,19 +247,30 @@ def _outline(thing: Thing, shape: tuple[int, int], path: Path) -> np.ndarray | N
     return mask
 
 
-def _box(thing: Thing, outline: np.ndarray | None, path: Path) -> tuple[float, float, float, float, int]:
-    """x0, y0, x1, y1 and class of one annotation; without a box, that of its outline."""
+def _labelled(thing: Thing, drawn: np.ndarray | None, path: Path) -> Labelled:
+    """Corners, class and polygons of one annotation; without a box, that of its outline."""
+    try:
+        parts = [] if isinstance(thing.outline, Mapping) or not thing.outline else list(thing.outline)
+        outline = tuple(polygon(part) for part in parts)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"the outline of {thing.where} cannot be drawn ({error})", where=path) from error
     if thing.bbox is None:
-        if outline is None or not outline.any():
+        if drawn is None or not drawn.any():
             raise DataError(f"{thing.where} has neither a box nor an outline with pixels", where=path)
-        rows, columns = np.flatnonzero(outline.any(axis=1)), np.flatnonzero(outline.any(axis=0))
-        return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1), thing.index
-    numbers = [value for value in thing.bbox if isinstance(value, int | float) and math.isfinite(value)]
-    if len(numbers) != 4 or len(thing.bbox) != 4 or min(numbers[2:]) <= 0:
+        rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
+        corners = float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+        return Labelled(corners, thing.index, thing.where, outline)
+    numbers = _numbers(thing.bbox)
+    if numbers is None or min(numbers[2:]) <= 0:
         allowed = "x, y, width, height with a positive size"
         raise DataError(f"the box of {thing.where} is no box", where=path, got=thing.bbox, allowed=allowed)
     x, y, width, height = numbers
-    return x, y, x + width, y + height, thing.index
+    return Labelled((x, y, x + width, y + height), thing.index, thing.where, outline)
+
+
+def _numbers(bbox: Sequence[Any]) -> list[float] | None:
+    numbers = [float(value) for value in bbox if isinstance(value, int | float) and math.isfinite(value)]
+    return numbers if len(numbers) == len(bbox) == 4 else None
 
 
 def _draw(

@@ -102,8 +102,8 @@ class NiftiReader:
         path = Path(ref.image)
         volume = _volume(path, spec.max_pixels)
         image = to_image(volume.slice(ref.extra["slice"]), spec, path, window=entry.window)
-        masks = [self._mask(entry, ref, spec, volume, mask) for mask in (ref.reference, ref.reader2)]
-        return Case(ref, image, *masks)
+        reference, reader2 = (self._mask(entry, ref, spec, volume, mask) for mask in (ref.reference, ref.reader2))
+        return Case(ref, image, reference, reader2)
 
     def _mask(
         self, entry: DataEntry, ref: CaseRef, spec: ImageSpec, volume: _Volume, mask: str | None
@@ -204,8 +204,8 @@ class DicomReader:
         path = Path(ref.image)
         image = _dicom_image(path, ref.extra["slice"], entry, spec)
         shape = image.shape[1], image.shape[2]
-        masks = [self._mask(entry, ref, spec, shape, mask) for mask in (ref.reference, ref.reader2)]
-        return Case(ref, image, *masks)
+        reference, reader2 = (self._mask(entry, ref, spec, shape, mask) for mask in (ref.reference, ref.reader2))
+        return Case(ref, image, reference, reader2)
 
     def _mask(
         self, entry: DataEntry, ref: CaseRef, spec: ImageSpec, shape: tuple[int, int], mask: str | None

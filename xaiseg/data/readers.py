@@ -18,10 +18,18 @@ from xaiseg.errors import UsageError, did_you_mean
 BUILTIN: Final = {
     "folder": "xaiseg.data.folder",
     "coco": "xaiseg.data.coco",
+    "yolo": "xaiseg.data.yolo",
+    "voc": "xaiseg.data.voc",
     "nifti": "xaiseg.data.medical",
     "dicom": "xaiseg.data.medical",
     "phantom": "xaiseg.data.generated",
+    "scene": "xaiseg.data.generated",
 }
+
+#: Other names that tools give a COCO file; Roboflow writes it among the images.
+_COCO_NAMES: Final = ("_annotations.coco.json", "images/_annotations.coco.json")
+#: What every aerial survey is asked about (Hodgson et al., PLoS ONE 2013): columns that need no declaration.
+_SURVEY_STRATA: Final = ("habitat", "sea_state", "glint", "gsd_cm")
 
 
 def get_reader(name: str) -> Reader:
@@ -83,32 +91,65 @@ def load_case(entry: DataEntry, ref: CaseRef, spec: ImageSpec) -> Case:
 def entry_from_folder(path: Path) -> DataEntry:
     """The entry of ``--data NAME=DIR``: a folder as it stands.
 
-    A folder with annotations.json and no masks/ is COCO, one whose images/ holds NIfTI or DICOM files is read as such.
-    Clusters come from the column ``cluster``, else ``group``, of meta.csv (or of the images of a COCO file), else from
-    the volume or the patient of a header, else every image stands for itself.
+    Without masks/, a folder with a COCO file (annotations.json, _annotations.coco.json, or its only JSON file) is COCO,
+    one with labels/*.txt is YOLO, and one with XML files in annotations/, Annotations/, labels/ or images/ is Pascal
+    VOC. One whose images/ holds NIfTI or DICOM files is read as such. Clusters come from the column ``cluster``, else
+    ``group``, of meta.csv (or of the images of a COCO file), else from the volume or the patient of a header, else
+    every image stands for itself. Columns habitat, sea_state, glint and gsd_cm of meta.csv are strata.
 
     Raises:
         UsageError: the folder is missing or has no images/, or a table cannot be read.
     """
     folder = Path(path).resolve()
     if not (folder / "images").is_dir():
-        raise UsageError("this is no data folder", where=path, allowed="a folder with images/ and masks/")
+        raise UsageError("this is no data folder", where=path, allowed="a folder with images/ and masks/ or labels")
     meta = folder / "meta.csv"
-    columns = {column for row in read_sidecars([meta]).values() for column in row} if meta.is_file() else set()
-    reader = _kind(folder)
+    sidecar = {column for row in read_sidecars([meta]).values() for column in row} if meta.is_file() else set()
+    columns = set(sidecar)
+    reader, annotations = _kind(folder)
     if reader == "coco":
         from xaiseg.data.coco import image_columns, read_coco
 
-        columns |= image_columns(read_coco(folder / "annotations.json"))
+        columns |= image_columns(read_coco(folder / (annotations or "annotations.json")))
     cluster = next((column for column in ("cluster", "group") if column in columns), None)
-    return DataEntry(reader=reader, path=str(folder), cluster=cluster)
+    strata = tuple(name for name in _SURVEY_STRATA if name in sidecar)
+    return DataEntry(reader=reader, path=str(folder), cluster=cluster, annotations=annotations, strata=strata)
 
 
-def _kind(folder: Path) -> str:
-    if (folder / "annotations.json").is_file() and not (folder / "masks").is_dir():
-        return "coco"
+def _kind(folder: Path) -> tuple[str, str | None]:
+    """The reader of a folder, and its annotations where they have another name than the reader expects."""
+    if not (folder / "masks").is_dir():
+        found = _labels(folder)
+        if found is not None:
+            return found
     names = [path.name.lower() for path in (folder / "images").iterdir()]
     for reader, suffixes in (("nifti", (".nii", ".nii.gz")), ("dicom", (".dcm", ".dicom"))):
         if any(name.endswith(suffixes) for name in names):
-            return reader
-    return "folder"
+            return reader, None
+    return "folder", None
+
+
+def _labels(folder: Path) -> tuple[str, str | None] | None:
+    """COCO, YOLO or VOC labels of a folder without masks."""
+    from xaiseg.data.voc import FOLDERS
+
+    if (folder / "annotations.json").is_file():
+        return "coco", None
+    usual = [name for name in _COCO_NAMES if (folder / name).is_file()]
+    lonely = [path.name for path in folder.glob("*.json")]
+    if usual or (len(lonely) == 1 and _looks_like_coco(folder / lonely[0])):
+        return "coco", (usual or lonely)[0]
+    if any((folder / "labels").glob("*.txt")):
+        return "yolo", None
+    return ("voc", None) if any(any((folder / name).glob("*.xml")) for name in FOLDERS) else None
+
+
+def _looks_like_coco(path: Path) -> bool:
+    """Whether a JSON file has COCO's three lists, so that a file of predictions is not taken for labels."""
+    import json
+
+    try:
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(document, dict) and {"images", "annotations", "categories"} <= set(document)

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from xaiseg.data.case import SURVEY
 from xaiseg.data.entry import DataEntry
 from xaiseg.data.files import Place
 from xaiseg.errors import NothingToAudit, UsageError, did_you_mean
@@ -159,10 +160,10 @@ def _few(ids: Sequence[str]) -> str:
 
 
 def described(entry: DataEntry, id: str, row: Mapping[str, str], source: object) -> dict[str, Any]:
-    """Cluster, strata and spacing of one case, as fields of a CaseRef.
+    """Cluster, strata, spacing and survey columns of one case, as fields of a CaseRef.
 
     Raises:
-        UsageError: an empty cluster, or a spacing that is no positive number.
+        UsageError: an empty cluster, a spacing that is no positive number, or a survey column with another value.
     """
     cluster = row[entry.cluster] if entry.cluster else id
     if not cluster:
@@ -172,7 +173,33 @@ def described(entry: DataEntry, id: str, row: Mapping[str, str], source: object)
         "cluster": cluster,
         "strata": {factor: row[factor] for factor in entry.strata},
         "spacing_mm": _spacing(entry, id, row, source),
+        "survey": {name: _survey(name, row[name], id, source) for name in SURVEY if row.get(name)},
     }
+
+
+_WORDS: Final[Mapping[str, Mapping[str, str]]] = {
+    "known_empty": {"true": "true", "1": "true", "yes": "true", "false": "false", "0": "false", "no": "false"},
+    "augmented": {"true": "true", "1": "true", "yes": "true", "false": "false", "0": "false", "no": "false"},
+    "footprint": {"disjoint": "disjoint", "overlapping": "overlapping"},
+}
+
+
+def _survey(name: str, value: str, id: str, source: object) -> str:
+    """The checked value of a survey column."""
+    if name in _WORDS:
+        known = _WORDS[name]
+        if value.lower() not in known:
+            what = f"the column {name} of '{id}' has another value than is known"
+            raise UsageError(what, where=source, got=value, allowed=", ".join(dict.fromkeys(known.values())))
+        return known[value.lower()]
+    try:
+        chance = float(value)
+    except ValueError:
+        chance = math.nan
+    if not 0.0 < chance <= 1.0:
+        what = f"the column {name} of '{id}' is no probability"
+        raise UsageError(what, where=source, got=value, allowed="above 0, at most 1: how likely the tile was drawn")
+    return value
 
 
 def _spacing(entry: DataEntry, id: str, row: Mapping[str, str], source: object) -> tuple[float, float] | None:

@@ -82,6 +82,10 @@ class MaskBank:
         scores = np.column_stack([self._scores[target][:count] for target in targets])
         return Responses(self._rows[:count], self._groups[:count], scores, tuple(targets))
 
+    def held(self, target: Target) -> int:
+        """How many masks have been run for a target; these cost nothing more."""
+        return len(self._scores.get(target, ()))
+
     def ends(self, targets: Sequence[Target]) -> tuple[np.ndarray, np.ndarray]:
         """S of the image itself and S of the baseline alone, (T,) each."""
         new = [target for target in targets if target not in self._ends]

@@ -173,6 +173,11 @@ class Session:
             self._banks[key] = MaskBank(self, design, self.baseline(baseline))
         return self._banks[key]
 
+    @property
+    def banks(self) -> tuple[MaskBank, ...]:
+        """The banks that methods and metrics have opened, in that order."""
+        return tuple(self._banks.values())
+
     def differentiable(self, batch: Tensor) -> Tensor:
         """Logits (B, K, H, W) of a batch (B, C, H, W), with a graph; the caller counts its backward passes."""
         self.forwards += len(batch)
@@ -236,6 +241,7 @@ class Explainer:
         params: frozen dataclass whose fields have defaults.
         unit: unit of the raw map, for the colour bar.
         function: ``(session, targets, *, params) -> Attribution``.
+        cost: params -> most forwards for one target; None = not declared, see :meth:`forwards`.
     """
 
     name: str
@@ -243,6 +249,23 @@ class Explainer:
     params: type
     unit: str
     function: ExplainerFunction
+    cost: Callable[[Any], int] | None = None
+
+    def forwards(self, params: Any = None) -> int:
+        """The most forwards that a map of one target takes, the image's own among them.
+
+        Where none are declared: a method that runs forwards for the channels of a layer is taken to meet
+        :data:`CHANNELS` of them, since the layer is found only later; any other passes once.
+
+        Args:
+            params: an instance of its parameters, or None for its defaults.
+
+        >>> get_explainer("occlusion").forwards(), get_explainer("hirescam").forwards()
+        (65, 1)
+        """
+        if self.cost is not None:
+            return self.cost(self.params() if params is None else params)
+        return CHANNELS + FEW_MORE if {"scores", "activations"} <= self.needs else 1
 
     def missing(self, subject: Segmenter) -> str:
         """Why this subject cannot be explained by it, as a clause; "" when it can."""
@@ -251,6 +274,11 @@ class Explainer:
 
 
 REGISTRY: dict[str, Explainer] = {}
+
+#: Channels that a method meets which runs a forward for each and does not say how many; more than a decoder has.
+CHANNELS: Final = 512
+#: Its other forwards: the image, the baseline, the layer's record, and two channels to check a replay by.
+FEW_MORE: Final = 8
 
 #: Modules of the package that register explainers.
 BUILTIN: Final = (
@@ -269,9 +297,14 @@ BUILTIN: Final = (
 
 
 def explainer(
-    name: str, *, needs: Iterable[str], unit: str, params: type = NoParams
+    name: str,
+    *,
+    needs: Iterable[str],
+    unit: str,
+    params: type = NoParams,
+    forwards: Callable[[Any], int] | None = None,
 ) -> Callable[[ExplainerFunction], ExplainerFunction]:
-    """Registers an explainer function.
+    """Registers an explainer function; ``forwards`` says, from its parameters, the most forwards for one target.
 
     Raises:
         ValueError: the name is taken, a need is unknown, or the parameters are no frozen dataclass with defaults.
@@ -288,7 +321,7 @@ def explainer(
         for wrong, message in problems:
             if wrong:
                 raise ValueError(f"explainer {name!r} ({function.__module__}.{function.__qualname__}): {message}")
-        REGISTRY[name] = Explainer(name, wanted, params, unit, function)
+        REGISTRY[name] = Explainer(name, wanted, params, unit, function, forwards)
         return function
 
     return register

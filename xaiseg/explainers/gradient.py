@@ -125,7 +125,18 @@ class IntegratedGradientsParams:
     baseline: Replacement = "mean"
 
 
-@explainer("integrated-gradients", needs=NEEDS, unit="logit per pixel", params=IntegratedGradientsParams)
+def _most(params: IntegratedGradientsParams) -> int:
+    """Image, baseline, and every number of steps that may be tried."""
+    steps, most = params.steps, params.steps
+    while 2 * steps <= params.max_steps:
+        steps *= 2
+        most += steps
+    return most + 2
+
+
+@explainer(
+    "integrated-gradients", needs=NEEDS, unit="logit per pixel", params=IntegratedGradientsParams, forwards=_most
+)
 def integrated_gradients(
     session: Session, targets: Sequence[Target], *, params: IntegratedGradientsParams
 ) -> Attribution:

@@ -91,7 +91,10 @@ def _check_samples(samples: int, noise: float) -> None:
         raise UsageError("a standard deviation is not negative", where="noise", got=noise, allowed="0 or more")
 
 
-@explainer("smoothgrad", needs=NEEDS, unit="logit per unit of brightness", params=SmoothGradParams)
+@explainer(
+    "smoothgrad", needs=NEEDS, unit="logit per unit of brightness", params=SmoothGradParams,
+    forwards=lambda params: params.samples,
+)  # fmt: skip
 def smoothgrad(session: Session, targets: Sequence[Target], *, params: SmoothGradParams) -> Attribution:
     """The mean gradient over noisy copies of the image; the same copies for all targets."""
     random = generator(session.seed, "smoothgrad")
@@ -107,7 +110,10 @@ def smoothgrad(session: Session, targets: Sequence[Target], *, params: SmoothGra
     return Attribution(values, stderr=errors, notes=(note,))
 
 
-@explainer("gradientshap", needs=NEEDS, unit="logit per pixel", params=GradientShapParams)
+@explainer(
+    "gradientshap", needs=NEEDS, unit="logit per pixel", params=GradientShapParams,
+    forwards=lambda params: params.samples + 2,
+)  # fmt: skip
 def gradientshap(session: Session, targets: Sequence[Target], *, params: GradientShapParams) -> Attribution:
     """The mean over random points of the path from the baseline of gradient x (image - baseline).
 
@@ -131,7 +137,9 @@ def gradientshap(session: Session, targets: Sequence[Target], *, params: Gradien
     return Attribution(values, stderr=errors, completeness=found, notes=tuple(notes))
 
 
-@explainer("deeplift", needs=NEEDS | {"activations"}, unit="logit per pixel", params=DeepLiftParams)
+@explainer(
+    "deeplift", needs=NEEDS | {"activations"}, unit="logit per pixel", params=DeepLiftParams, forwards=lambda params: 6
+)
 def deeplift(session: Session, targets: Sequence[Target], *, params: DeepLiftParams) -> Attribution:
     """DeepLift by the rescale rule: how far each pixel carries the score from that of the baseline.
 
@@ -155,8 +163,9 @@ def deeplift(session: Session, targets: Sequence[Target], *, params: DeepLiftPar
 
 
 @explainer(
-    "guided-backprop", needs=NEEDS | {"activations"}, unit="logit per unit of brightness, guided", params=NoParams
-)
+    "guided-backprop", needs=NEEDS | {"activations"}, unit="logit per unit of brightness, guided", params=NoParams,
+    forwards=lambda params: 2,
+)  # fmt: skip
 def guided_backprop(session: Session, targets: Sequence[Target], *, params: NoParams) -> Attribution:
     """The gradient with every negative one dropped at each ReLU on the way back.
 

@@ -55,7 +55,9 @@ class LimeParams:
             raise UsageError("no kernel", where="lime.kernel_width", got=self.kernel_width, allowed="above 0")
 
 
-@explainer("lime", needs={"scores"}, unit="logit per segment", params=LimeParams)
+@explainer(
+    "lime", needs={"scores"}, unit="logit per segment", params=LimeParams, forwards=lambda params: params.masks + 2
+)
 def lime(session: Session, targets: Sequence[Target], *, params: LimeParams) -> Attribution:
     """Coefficients of lime's local line, constant within each segment."""
     segments = segments_of(session, params.cut, params.count, params.segments)

@@ -171,7 +171,17 @@ def nearest_cases(
     """
     if k < 1:
         raise UsageError("a search needs at least one neighbour", where="k", got=k, allowed="1 or more")
-    pooled = pool(subject, queries, place=index.place, batch_size=batch_size)
+    return nearest_of(pool(subject, queries, place=index.place, batch_size=batch_size), index, k=k)
+
+
+def nearest_of(pooled: Pooled, index: Index, *, k: int = 5) -> list[Neighbours]:
+    """The same for queries that are pooled already, by the layer of the index.
+
+    >>> known = Pooled(np.array([[0.0], [4.0]]), tuple(Row(n, None, (0, 0, 1, 1), n) for n in "ab"), Place("l", 0, ""))
+    >>> asked = Pooled(np.array([[3.0]]), (Row("q", None, (0, 0, 1, 1), "q"),), known.place)
+    >>> nearest_of(asked, index_of(known, "euclidean"), k=1)[0].ids
+    ('b',)
+    """
     vectors, rows = _comparable(pooled, index.metric)
     return [_found(index, vector, row, k) for vector, row in zip(vectors, rows, strict=True)]
 

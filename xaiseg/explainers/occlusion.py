@@ -46,7 +46,12 @@ class OcclusionParams:
             raise UsageError("no such share", where="occlusion.left", got=self.left, allowed="0 or more, below 1")
 
 
-@explainer("occlusion", needs={"scores"}, unit="logit", params=OcclusionParams)
+def _most(params: OcclusionParams) -> int:
+    """The image, and all cells of every grid."""
+    return 1 + params.grid * params.grid * sum(1 << 2 * depth for depth in range(params.refine + 1))
+
+
+@explainer("occlusion", needs={"scores"}, unit="logit", params=OcclusionParams, forwards=_most)
 def occlusion(session: Session, targets: Sequence[Target], *, params: OcclusionParams) -> Attribution:
     """S(image) - S(image with the cell hidden), constant within each cell; one forward a cell for all targets.
 

@@ -46,7 +46,9 @@ class OwenParams:
     baseline: Replacement = "mean"
 
 
-@explainer("owen", needs={"scores"}, unit="logit per segment", params=OwenParams)
+@explainer(
+    "owen", needs={"scores"}, unit="logit per segment", params=OwenParams, forwards=lambda params: params.masks + 8
+)
 def owen(session: Session, targets: Sequence[Target], *, params: OwenParams) -> Attribution:
     """Owen values of segments, constant within each; they sum to S(image) - S(baseline)."""
     segments = segments_of(session, params.cut, params.count, params.segments)

@@ -92,7 +92,7 @@ class RidgeParams:
             )
 
 
-@explainer("rise", needs={"scores"}, unit="logit", params=RiseParams)
+@explainer("rise", needs={"scores"}, unit="logit", params=RiseParams, forwards=lambda params: params.masks)
 def rise(session: Session, targets: Sequence[Target], *, params: RiseParams) -> Attribution:
     """The mean of masks weighted by the score, over the chance to be shown: E[S M(x)] / p.
 
@@ -102,7 +102,7 @@ def rise(session: Session, targets: Sequence[Target], *, params: RiseParams) -> 
     return _sampled(session, targets, params, lambda responses: averaged(responses, params.keep, centred=centred))
 
 
-@explainer("ridge", needs={"scores"}, unit="logit per cell", params=RidgeParams)
+@explainer("ridge", needs={"scores"}, unit="logit per cell", params=RidgeParams, forwards=lambda params: params.masks)
 def ridge(session: Session, targets: Sequence[Target], *, params: RidgeParams) -> Attribution:
     """The change of the score as a cell goes from hidden to shown, from a ridge regression on the cells.
 

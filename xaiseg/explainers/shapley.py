@@ -60,7 +60,10 @@ class KernelShapParams:
             raise UsageError("no such sampling", where="kernelshap.sampling", got=got, allowed="shapley, bernoulli")
 
 
-@explainer("kernelshap", needs={"scores"}, unit="logit per segment", params=KernelShapParams)
+@explainer(
+    "kernelshap", needs={"scores"}, unit="logit per segment", params=KernelShapParams,
+    forwards=lambda params: params.masks + 2,
+)  # fmt: skip
 def kernelshap(session: Session, targets: Sequence[Target], *, params: KernelShapParams) -> Attribution:
     """Shapley values of segments, constant within each; they sum over segments to S(image) - S(baseline) exactly."""
     segments = segments_of(session, params.cut, params.count, params.segments)

@@ -62,7 +62,10 @@ class HsicParams:
             raise UsageError("too few masks", where="hsic.masks", got=self.masks, allowed=f"{4 * FOLDS} or more")
 
 
-@explainer("sobol", needs={"scores"}, unit="share of variance", params=SobolParams)
+@explainer(
+    "sobol", needs={"scores"}, unit="share of variance", params=SobolParams,
+    forwards=lambda params: params.designs * (params.grid**2 + 2),
+)  # fmt: skip
 def sobol(session: Session, targets: Sequence[Target], *, params: SobolParams) -> Attribution:
     """Total indices by Jansen's estimator over masks with cells anywhere between hidden and shown."""
     bank = session.bank(Design("jansen", params.grid, offsets=1), params.baseline)
@@ -75,7 +78,7 @@ def sobol(session: Session, targets: Sequence[Target], *, params: SobolParams) -
     return Attribution(maps.astype(np.float32), stderr=errors.astype(np.float32), notes=notes)
 
 
-@explainer("hsic", needs={"scores"}, unit="HSIC", params=HsicParams)
+@explainer("hsic", needs={"scores"}, unit="HSIC", params=HsicParams, forwards=lambda params: params.masks)
 def hsic(session: Session, targets: Sequence[Target], *, params: HsicParams) -> Attribution:
     """The dependence between a cell being shown and the score, by the Hilbert-Schmidt independence criterion."""
     bank = session.bank(Design("sobol", params.grid, offsets=1), params.baseline)

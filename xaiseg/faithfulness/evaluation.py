@@ -1,4 +1,4 @@
-"""The Python door: are these explanations of this image true? See :func:`evaluate`."""
+"""Are these explanations of this image true? The tests behind :func:`xaiseg.evaluate`."""
 
 from __future__ import annotations
 
@@ -8,23 +8,21 @@ from functools import cached_property
 from typing import Any, Final, Literal
 
 import numpy as np
-from torch import Tensor
 
 from xaiseg.errors import SubjectError, UsageError, did_you_mean
-from xaiseg.explainers.base import Budget, Session, explain, get_explainer
+from xaiseg.explainers.base import Session, explain, get_explainer
 from xaiseg.explainers.replacement import Replacement
-from xaiseg.explainers.targets import Region, named_region
+from xaiseg.explainers.targets import Region
 from xaiseg.faithfulness.agreement import agreement
 from xaiseg.faithfulness.baselines import baseline_maps
 from xaiseg.faithfulness.deletion import Curves, curves
 from xaiseg.faithfulness.imputation import Mode
 from xaiseg.faithfulness.localisation import locate
-from xaiseg.faithfulness.measuring import described, filled_bank, fresh_bank, from_bank, steadiness, versus
+from xaiseg.faithfulness.measuring import bank_for, described, from_bank, steadiness, versus
 from xaiseg.faithfulness.randomisation import entropy_rise, randomised, similarity_in_rings
 from xaiseg.faithfulness.road import PERCENTILES, road
 from xaiseg.faithfulness.sensitivity import RADIUS
 from xaiseg.seeds import generator
-from xaiseg.subject import Segmenter
 
 Better = Literal["higher", "lower", ""]
 
@@ -96,7 +94,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What :func:`evaluate` found.
+    """What :func:`evaluate_session` found.
 
     Attributes:
         scores: every number of every map.
@@ -137,38 +135,29 @@ class Evaluation:
         return "\n".join(line.rstrip() for line in padded)
 
 
-def evaluate(
-    subject: Segmenter,
-    image: Tensor | np.ndarray,
-    *,
-    method: str | Sequence[str] | Mapping[str, np.ndarray] = "hirescam",
+def evaluate_session(
+    session: Session,
+    region: Region,
+    method: str | Sequence[str] | Mapping[str, np.ndarray],
     metrics: Sequence[str] = DEFAULT,
-    target: str | Region = "pred",
     settings: Settings | None = None,
-    seed: int = 0,
-    batch_size: int = 8,
 ) -> Evaluation:
-    """Tests explanations of one image.
+    """Tests explanations of one region of one image; :func:`xaiseg.evaluate` opens the session.
 
     Args:
-        subject: the model.
-        image: (C, H, W) float32 in the subject's declared range.
+        session: the image and the model.
+        region: the frozen region.
         method: name or names of explainers, which run with their defaults; or maps that exist: name -> (H, W), signed,
             more important = higher. Tests that need new maps (randomisation, max-sensitivity) have no value for these.
         metrics: see :data:`METRICS`.
-        target: "pred" (the largest predicted foreground class), the name of a class, or a region.
         settings: how maps are tested.
-        seed: of everything that is drawn.
-        batch_size: images a forward pass.
 
     Raises:
-        UsageError: an unknown method, metric or target; a map of another size; nothing to explain in this image.
+        UsageError: an unknown method or metric, or a map of another size.
         SubjectError: the model does not offer what a method needs.
     """
     if unknown := [name for name in metrics if name not in METRICS]:
         raise UsageError("no such metric", where="metrics", got=unknown[0], then=did_you_mean(unknown[0], METRICS))
-    session = Session(subject, image, seed=seed, budget=Budget(batch_size))
-    region = target if isinstance(target, Region) else named_region(target, session.prediction, subject.info.classes)
     maps, params = _maps(session, region, method)
     test = _Test(session, region, maps, params, settings or Settings())
     scores = tuple(score for name in dict.fromkeys(metrics) for score in _TESTS[name](test))
@@ -257,9 +246,12 @@ def _road(test: _Test) -> Iterator[Score]:
 
 def _bank(test: _Test) -> Iterator[Score]:
     settings = test.settings
-    filled = filled_bank(test.session, test.params.values())
-    bank, masks = filled or (fresh_bank(test.session, settings.grid, settings.baseline), settings.masks)
-    found = from_bank(bank, test.region, test.maps | test.rivals, masks)
+    filled = bank_for(test.session, test.region, settings.masks, grid=settings.grid, baseline=settings.baseline)
+    if filled is None:
+        raise UsageError(
+            "the metrics of masks need masks", where="settings.masks", got=settings.masks, allowed="1 or more"
+        )
+    found = from_bank(filled[0], test.region, test.maps | test.rivals, filled[1])
     # A rival has no unit, so its unscaled infidelity says nothing.
     yield from (Score(name, "infidelity", found.infidelity[name], "lower") for name in test.maps)
     yield from test.scored("unexplained", "lower", found.unexplained)

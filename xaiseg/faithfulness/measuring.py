@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from torch import Tensor
@@ -22,8 +22,10 @@ from xaiseg.faithfulness.localisation import pointing_game, relevance_mass, rele
 from xaiseg.faithfulness.sensitivity import max_sensitivity
 from xaiseg.seeds import derive_seed
 
-#: A method that has drawn masks has drawn at least this many, unless its parameters say fewer.
-FIRST_MASKS = 256
+#: Masks that are taken from a bank which a method has filled further, so that all cases rest on as many.
+FIRST_MASKS: Final = 256
+#: A correlation over fewer masks says nothing, so a bank that holds fewer counts as empty.
+FEWEST_MASKS: Final = 32
 
 
 @dataclass(frozen=True)
@@ -116,24 +118,30 @@ def from_bank(bank: MaskBank, target: Target, maps: Mapping[str, np.ndarray], ma
     return FromBank(masks, raw, share, correlation)
 
 
-def filled_bank(session: Session, params: Iterable[Any]) -> tuple[MaskBank, int] | None:
-    """The bank that a method has filled already, and how many masks it surely holds; None without such a method.
+def bank_for(
+    session: Session, target: Target, wanted: int, *, grid: int, baseline: Replacement
+) -> tuple[MaskBank, int] | None:
+    """A bank for the metrics of masks, and how many of its masks to use; None where none is there and none is wanted.
+
+    What any method of the session has run for the target is used first. Grids come before segments, whose cells
+    follow the image, and fuller banks before others.
 
     Args:
         session: the session in which the methods ran.
-        params: parameters of the methods; those of a method on a grid of masks name the design.
+        target: the explained target.
+        wanted: masks to run where no method has run as many; 0 = only those that are there.
+        grid: cells a side of a new bank.
+        baseline: what hidden cells of a new bank show.
     """
-    wanted = ("masks", "sampling", "grid", "keep", "offsets", "baseline")
-    for each in params:
-        if all(hasattr(each, name) for name in wanted):
-            design = Design(each.sampling, each.grid, each.keep, each.offsets)
-            return session.bank(design, each.baseline), min(FIRST_MASKS, each.masks)
-    return None
-
-
-def fresh_bank(session: Session, grid: int, baseline: Replacement) -> MaskBank:
-    """The bank of the design that sampled methods use by default."""
-    return session.bank(Design("sobol", grid, 0.5, 4), baseline)
+    filled = [bank for bank in session.banks if bank.held(target) >= FEWEST_MASKS]
+    if not filled:
+        # The design that sampled methods use by default.
+        return (session.bank(Design("sobol", grid, 0.5, 4), baseline), wanted) if wanted else None
+    best = max(filled, key=lambda bank: (bank.design.segments is None, bank.held(target)))
+    held = best.held(target)
+    # All subsets of the segments are run already where they were enumerated: there are no more.
+    count = held if best.design.sampling == "subsets" else max(min(held, FIRST_MASKS), wanted)
+    return best, count
 
 
 def steadiness(

@@ -14,6 +14,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from xaiseg.reports import svg
+from xaiseg.reports.gallery_boxes import box_marks
 from xaiseg.reports.numbers import number
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def galleries(
     words: Mapping[str, tuple[str, str]],
     scores: Mapping[str, str],
     seed: int,
+    threshold: float = 0.0,
 ) -> tuple[Gallery, ...]:
     """One gallery for each check that ranks cases; maps are shown where the ranking is about maps.
 
@@ -94,9 +96,11 @@ def galleries(
         words: case -> (facts, what went wrong).
         scores: check -> name of the score that its worst cases were chosen by.
         seed: seed of the run, printed.
+        threshold: of a detector; detections below it are drawn dotted.
     """
+    whole = [item for item in items if "image" in item.arrays]  # the others hold windows alone
     for side in _SIDES:
-        found = _at_size(items, words, scores, seed, side)
+        found = _at_size(whole, words, scores, seed, side, threshold)
         if sum(map(_weight, found)) <= _BUDGET_BYTES:
             break
     return found
@@ -113,8 +117,10 @@ def _at_size(
     scores: Mapping[str, str],
     seed: int,
     side: int,
+    threshold: float,
 ) -> tuple[Gallery, ...]:
-    kinds = sorted({kind for item in items for kind in item.kind if kind.startswith("worst:")}, reverse=True)
+    ranked = {kind for item in items for kind in item.kind if kind.startswith("worst:") and "#" not in kind}
+    kinds = sorted(ranked, reverse=True)
     limits = map_limits(items)
     scales = tuple((name, f"±{number(limit, _places(limit))}") for name, limit in limits.items())
     found = []
@@ -129,7 +135,7 @@ def _at_size(
         among = " among the explained ones" if maps else ""
         why += f", beside cases drawn at random{among} (seed {seed}) to judge the worst against the usual."
         pages = [
-            tuple(_page(i, words.get(i.case, ("", "")), maps, side) for i in chosen[:shown])
+            tuple(_page(i, words.get(i.case, ("", "")), maps, side, threshold) for i in chosen[:shown])
             for chosen in (worst, drawn)
         ]
         if any(pages):
@@ -204,8 +210,12 @@ def _places(value: float) -> int:
     return max(0, 1 - math.floor(math.log10(value))) if value > 0 else 1
 
 
-def _page(item: EvidenceItem, words: tuple[str, str], limits: Mapping[str, float], side: int) -> CasePage:
+def _page(
+    item: EvidenceItem, words: tuple[str, str], limits: Mapping[str, float], side: int, threshold: float
+) -> CasePage:
     arrays = item.arrays
+    if "boxes:prediction" in arrays:
+        return _box_page(item, words, side, threshold)
     height, width = arrays["image"].shape[:2]
     uri = data_uri(arrays["image"], long_side=side)
     reference, prediction = arrays.get("reference"), arrays.get("prediction")
@@ -222,6 +232,17 @@ def _page(item: EvidenceItem, words: tuple[str, str], limits: Mapping[str, float
             edge = _outlines(prediction, "#16202b", "")
             panels.append(Panel(name, _framed(picture, (height, width), edge, f"{item.case}: map of {name}")))
     return CasePage(item.case, words[0], words[1], tuple(panels))
+
+
+def _box_page(item: EvidenceItem, words: tuple[str, str], side: int, threshold: float) -> CasePage:
+    """The picture of a detector's case with its boxes upon it."""
+    reference, detections = item.arrays["boxes:reference"], item.arrays["boxes:prediction"]
+    shape = item.arrays["image"].shape[:2]
+    shown = detections[detections[:, 5] >= threshold]
+    marks = box_marks(reference, shown, threshold, thick=max(shape) / 260)
+    alt = f"{item.case}: {len(reference)} reference boxes, {len(shown)} detections at the threshold"
+    uri = data_uri(item.arrays["image"], long_side=side)
+    return CasePage(item.case, words[0], words[1], (Panel("", _framed(uri, (shape[0], shape[1]), marks, alt)),))
 
 
 def _seen(reference: np.ndarray | None, prediction: np.ndarray | None) -> str:

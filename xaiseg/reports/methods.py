@@ -13,6 +13,10 @@ from xaiseg.reports.words import listed, plural
 REFERENCES: Final[Mapping[str, str]] = {
     "performance.segmentation": "Maier-Hein L, Reinke A, Godau P, et al. Metrics reloaded: recommendations for image "
     "analysis validation. Nature Methods 2024;21:195-212.",
+    "performance.detection": "Lin TY, Maire M, Belongie S, et al. Microsoft COCO: common objects in context. "
+    "ECCV 2014.",
+    "jackknife": "Efron B, Tibshirani RJ. An introduction to the bootstrap. Chapman & Hall, 1993 (chapter 11).",
+    "Poisson": "Garwood F. Fiducial limits for the Poisson distribution. Biometrika 1936;28:437-442.",
     "decision": "ILAC-G8:09/2019. Guidelines on decision rules and statements of conformity. ILAC, 2019.",
     "bootstrap-t": "Efron B, Tibshirani RJ. An introduction to the bootstrap. Chapman & Hall, 1993 (chapter 12).",
     "Korn-Graubard": "Korn EL, Graubard BI. Confidence intervals for proportions with small expected number of "
@@ -68,6 +72,9 @@ _MEASURES: Final[Mapping[str, str]] = {
     "performance.segmentation": "overlap (Dice, IoU), border agreement (NSD, HD95), lesions as components and areas "
     "on the native grid; images with an empty mask were kept apart as four cases, and a failed image counted as the "
     "worst value",
+    "performance.detection": "detections matched with the reference boxes greedily by score, one to one; recall, "
+    "precision and false positives at the frozen threshold, FROC and average precision, and counts by image and by "
+    "cluster; a failed image counted as the worst value",
     "subgroups.declared": "every declared group by its own value",
     "calibration.pixels": "pixel calibration over the image and around the lesion, beside the error that chance alone "
     "would show",
@@ -108,7 +115,7 @@ def _opening(plan: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:
     fixed = (
         "chosen after the data were measured (post hoc)" if post_hoc else "fixed and hashed before the data were read"
     )
-    words = f"We audited the segmentation model {model['name']}{version}{weights} with xaiseg "
+    words = f"We audited the {model.get('task', 'segmentation')} model {model['name']}{version}{weights} with xaiseg "
     words += f"{plan['environment'].get('xaiseg', '')} under protocol {protocol['name']} {protocol['version']} (sha256 "
     words += f"{protocol['sha256'][:12]}), {fixed}. The test data held {plural(test['n_cases'], 'image')} of "
     words += f"{cluster_words(plan, test['n_clusters'])}"

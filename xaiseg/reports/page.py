@@ -16,6 +16,7 @@ from xaiseg.reports.cases import words_of
 from xaiseg.reports.facts import cluster_words, plan_facts
 from xaiseg.reports.figures import Story, View, plain_story, story
 from xaiseg.reports.gallery import galleries, legend
+from xaiseg.reports.gallery_boxes import box_legend, window_rows
 from xaiseg.reports.marks import mark
 from xaiseg.reports.methods import mapping, methods
 from xaiseg.reports.numbers import figure_of, range_text, value_text
@@ -126,8 +127,9 @@ def page_context(material: Material, comparison: Mapping[str, Any] | None = None
     }
     paragraphs, references = methods(plan, protocol, list(material.estimates.values()), material.findings)
     head, rows = mapping(material.findings)
-    shown = galleries(material.run.evidence(), words=words_of(material.cases, plan["data"]["test"]["strata"]),
-                      scores=named, seed=plan["seed"])  # fmt: skip
+    evidence, threshold = material.run.evidence(), float((plan["model"].get("threshold") or {}).get("value", 0.5))
+    shown = galleries(evidence, words=words_of(material.cases, plan["data"]["test"]["strata"]), scores=named,
+                      seed=plan["seed"], threshold=threshold)  # fmt: skip
     warnings: list[str] = []
     sections = [_section(item, material, lines, anchors, warnings) for item in plan["checks"] if item["runs"]]
     redone = next((section for section in sections if section.check == "provenance"), None)
@@ -140,7 +142,9 @@ def page_context(material: Material, comparison: Mapping[str, Any] | None = None
         "threshold": threshold_plot(material.findings, material.estimates),
         "sections": [section for section in sections if section is not redone], "redone": redone, "warnings": warnings,
         "not_run": [item for item in plan["checks"] if not item["runs"]],
-        "galleries": shown, "legend": legend, "comparison": comparison,
+        "galleries": shown, "legend": legend, "box_legend": box_legend,
+        "windows": window_rows(evidence, threshold), "boxes": plan["model"].get("task") == "detection",
+        "comparison": comparison,
         "failed": [row for row in material.errors if row.get("kind") != "crashed"],
         "crashed": [row for row in material.errors if row.get("kind") == "crashed"],
         "methods": paragraphs, "references": references, "mapping_head": head, "mapping": rows, "roles": ROLES,

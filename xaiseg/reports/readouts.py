@@ -199,3 +199,71 @@ def _placed(outline: str, x: float, y: float, colour: str) -> str:
     return (
         f'<path d="{outline}" transform="translate({x:.1f} {y:.1f})" fill="none" stroke="{colour}" stroke-width="1.3"/>'
     )
+
+
+@dataclass(frozen=True)
+class PictureTile:
+    """A picture with words below it.
+
+    Attributes:
+        title: above it.
+        pixels: (h, w) uint8.
+        outline: (h, w), not 0 inside, or None.
+        box: (x0, y0, x1, y1) as shares of width and height, or None.
+        below: up to two lines.
+    """
+
+    title: str
+    pixels: np.ndarray
+    outline: np.ndarray | None = None
+    box: tuple[float, float, float, float] | None = None
+    below: tuple[str, ...] = ()
+
+
+def picture_rows(rows: Sequence[tuple[str, Sequence[PictureTile]]], alt: str) -> Markup:
+    """Rows of pictures of one width, each row under its heading.
+
+    Args:
+        rows: (heading, tiles).
+        alt: what the picture shows, for those who do not see it.
+    """
+    columns = max(_FEWEST_COLUMNS, *(len(tiles) for _, tiles in rows))
+    width = (WIDTH - _GAP * (columns - 1)) / columns
+    parts: list[str] = []
+    y = 0.0
+    for heading, tiles in rows:
+        parts.append(svg.text(0, y + 14, svg.fitted(heading, WIDTH, size=13), size=13, bold=True))
+        heights = [_height(tile, width) for tile in tiles]
+        for index, (tile, height) in enumerate(zip(tiles, heights, strict=True)):
+            parts += _picture_tile(tile, index * (width + _GAP), y + 20, width, height)
+        y += max(heights) + 40 + 14 * max(len(tile.below) for tile in tiles) + 12
+    return svg.svg(WIDTH, y, alt, parts)
+
+
+def _height(tile: PictureTile, width: float) -> float:
+    height, across = tile.pixels.shape[:2]
+    return width * min(1.6, max(0.5, int(height) / int(across)))
+
+
+def _picture_tile(tile: PictureTile, x: float, y: float, width: float, height: float) -> list[str]:
+    parts = [
+        svg.text(x, y + 12, svg.fitted(tile.title, width, size=12), size=12),
+        _picture(tile.pixels, x, y + 18, width, height),
+        _placed(_outline(tile.outline, width, height), x, y + 18, "#56c2ff"),
+    ]
+    if tile.box is not None:
+        x0, y0, x1, y1 = tile.box
+        place = f'x="{x + x0 * width:.1f}" y="{y + 18 + y0 * height:.1f}"'
+        size = f'width="{(x1 - x0) * width:.1f}" height="{(y1 - y0) * height:.1f}"'
+        parts += [f'<rect {place} {size} fill="none" stroke="{c}" stroke-width="{w}"/>' for c, w in _BOX]
+    for line, words in enumerate(tile.below):
+        parts.append(
+            svg.text(x, y + height + 32 + 14 * line, svg.fitted(words, width, size=11), size=11, colour="muted")
+        )
+    return parts
+
+
+#: Fewer pictures a row do not become larger: they are coarse.
+_FEWEST_COLUMNS: Final = 5
+#: A box shows on any picture: yellow on black.
+_BOX: Final = (("#0b1016", 3.6), ("#ffd34d", 1.8))

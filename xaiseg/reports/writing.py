@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from xaiseg.errors import UsageError
-from xaiseg.reports.cases import case_rows, cases_csv
+from xaiseg.reports.cases import case_rows, cases_csv, detections_document
 from xaiseg.reports.document import audit_document
 from xaiseg.reports.html import MOST_BYTES, report_html
 from xaiseg.reports.junit import junit_xml
@@ -32,7 +32,8 @@ class Rendered:
 
 
 def render(run: Path, *, pdf: bool = True, against: Path | None = None) -> Rendered:
-    """Writes report.html, report.pdf, audit.json, junit.xml, summary.md and cases.csv into a judged run.
+    """Writes report.html, report.pdf, audit.json, junit.xml, summary.md and cases.csv into a judged run; for a detector
+    detections.json too.
 
     Args:
         run: the run directory.
@@ -60,6 +61,9 @@ def render_run(run: RunDirectory, *, pdf: bool = True, against: Path | None = No
         "summary.md": run.write_text("summary.md", _summary(material)),
         "cases.csv": run.write_text("cases.csv", cases_csv(material.cases)),
     }
+    detections = detections_document(run)
+    if detections is not None:
+        files["detections.json"] = run.write_json("detections.json", detections)
     size = files["report.html"].stat().st_size
     warnings = list(context["warnings"])
     warnings += [f"report.html is {size / 1e6:.1f} MB, larger than 8 MB"] if size > MOST_BYTES else []

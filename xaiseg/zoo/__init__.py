@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from xaiseg.errors import UsageError, did_you_mean
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from xaiseg.zoo.recipe import Objective, Recipe
 
 #: One module an architecture. A new model of the package is a new file and a line here.
-BUILTIN: Final = ("attention_unet", "radiomicnet", "smp_peers", "ukan", "unet_compact", "unext")
+BUILTIN: Final = ("attention_unet", "detector_compact", "radiomicnet", "smp_peers", "ukan", "unet_compact", "unext")
 
 #: Folder of the weights that ship with the package.
 WEIGHTS: Final = Path(__file__).parent / "weights"
@@ -55,12 +55,14 @@ class Card:
         name: the name in ``source: {zoo: name}``.
         summary: what it is, as one clause.
         paper: the publication behind the architecture.
-        parameters: trainable values for one input channel and one logit.
+        parameters: trainable values for one input channel and one logit (a detector: one class).
         multiple_of: image sides are padded to a multiple of this many pixels.
         licence: of code and shipped weights.
         source: where the architecture comes from.
         differs: what differs from the paper, and why.
         weights: the files that ship with the package.
+        task: "segmentation": the network answers logits (B, outputs, H, W); "detection": it answers
+            :class:`~xaiseg.subject.RawBoxes`.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Card:
     source: str
     differs: str
     weights: tuple[Weights, ...] = ()
+    task: Literal["segmentation", "detection"] = "segmentation"
 
 
 Builder = Callable[[int, int], "nn.Module"]
@@ -145,7 +148,7 @@ def card_text(card: Card) -> str:
     """
     facts = {
         "paper": card.paper,
-        "parameters": f"{card.parameters:,} (one channel, one logit)",
+        "parameters": f"{card.parameters:,} (one channel, one {'class' if card.task == 'detection' else 'logit'})",
         "image sides": f"multiples of {card.multiple_of} px on its own grid; images are padded",
         "differs": card.differs,
         "licence": card.licence,
@@ -165,7 +168,7 @@ def build(name: str, channels: int, outputs: int) -> nn.Module:
     Args:
         name: a name of :func:`list_models`.
         channels: input channels.
-        outputs: output channels; 1 = one logit for a binary task.
+        outputs: output channels; 1 = one logit for a binary task. Of a detector: classes.
 
     Raises:
         UsageError: no model has this name.

@@ -63,6 +63,59 @@ def augment(
     return _degrade(images, settings, generator), masks
 
 
+def augment_boxes(
+    images: Tensor,
+    boxes: Tensor,
+    labels: Tensor,
+    settings: Augmentation,
+    generator: torch.Generator,
+    *,
+    ignore: int = 255,
+    visible: float = 0.25,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Changes a batch of views from above: any of the eight quarter turns and flips, so that boxes stay tight.
+
+    ``settings.flip`` is the probability of each of a left-right flip, an up-down flip and an exchange of rows and
+    columns; ``rotate_degrees`` is not used, since the box of a turned box is too large.
+
+    Args:
+        images: (B, C, S, S) float32 in [0, 1]; square.
+        boxes: (B, G, 4) xyxy pixels.
+        labels: (B, G) class index, ``ignore``, or -1 for nothing.
+        settings: what may change.
+        generator: a seeded CPU generator.
+        ignore: label of an object of which less than ``visible`` is left in the image.
+        visible: share of a box.
+
+    Returns:
+        Images, boxes and labels of the same shapes; what has left the image is -1.
+
+    >>> same = Augmentation(0, 0, 0, 0, 0, 0, 0, 0)
+    >>> images, boxes, labels = torch.rand(1, 1, 8, 8), torch.tensor([[[1.0, 2, 3, 5]]]), torch.zeros(1, 1)
+    >>> augment_boxes(images, boxes, labels, same, torch.Generator())[1].tolist()
+    [[[1.0, 2.0, 3.0, 5.0]]]
+    """
+    count, side = len(images), images.shape[-1]
+    signs = torch.where(torch.rand(count, 2, generator=generator) < settings.flip, -1.0, 1.0)
+    swapped = torch.rand(count, generator=generator) < settings.flip
+    turn = torch.diag_embed(signs)
+    turn = torch.where(swapped.view(-1, 1, 1), turn.flip(2), turn)
+    zoom = ((1 + settings.scale) ** _uniform(count, -1, 1, generator)).view(-1, 1, 1)
+    shift = 2 * settings.shift * _uniform(2 * count, -1, 1, generator).reshape(count, 2, 1)
+    grid = F.affine_grid(torch.cat((zoom * turn, shift), dim=2), list(images.shape), align_corners=False)
+    images = F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
+    # The grid says where a pixel comes from; boxes go the other way. A turn's inverse is its transpose.
+    points = (boxes.reshape(count, -1, 2) * (2 / side) - 1).transpose(1, 2)
+    points = (turn.transpose(1, 2) @ (points - shift) / zoom).transpose(1, 2).reshape(count, -1, 2, 2)
+    corners = torch.cat((points.amin(dim=2), points.amax(dim=2)), dim=2)
+    moved = (corners + 1) * (side / 2)
+    inside = moved.clamp(0, side)
+    left = (inside[..., 2:] - inside[..., :2]).prod(2) / (moved[..., 2:] - moved[..., :2]).prod(2).clamp(min=1e-6)
+    labels = torch.where((left < visible) & (labels >= 0), ignore, labels)
+    labels = torch.where(left > 0, labels, -1)
+    return _degrade(images, settings, generator), inside, labels
+
+
 def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
     return low + (high - low) * torch.rand(count, generator=generator)
 

@@ -1,0 +1,90 @@
+"""Whole audits of detectors."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import xaiseg
+from tests.detection_worlds import survey
+from xaiseg.judge import Verdict
+from xaiseg.run import RunDirectory
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("survey")
+    outcome = xaiseg.audit(survey(folder / "world"), "ecology", out=folder / "run", pdf=False)
+    return outcome, RunDirectory(folder / "run")
+
+
+def estimate(run, metric, **more):
+    wanted = {"metric": metric, "level": "", "stratum": "", **more}
+    return next(one for one in run.estimates() if all(getattr(one, k) == v for k, v in wanted.items()))
+
+
+def test_ecology_runs_and_finds_what_was_planted(audited):
+    outcome, run = audited
+    assert not [one for one in outcome.findings if one.verdict is Verdict.ERROR]
+    recall = estimate(run, "recall")
+    assert recall.interval.lower < 0.9 < recall.interval.upper
+    assert estimate(run, "known_empty_tiles").value == 72
+    alarms = estimate(run, "false_positives_per_1000_empty_tiles")
+    assert alarms.interval.lower < 100 < alarms.interval.upper
+    assert estimate(run, "recall", stratum="habitat=ice").n_clusters == 12
+    assert estimate(run, "false_positives_per_km2").value == pytest.approx(
+        alarms.value / 1000 / (64 * 96 * 0.04**2 * 1e-6)
+    )
+    not_run = {item["id"]: item["reason"] for item in run.plan()["checks"] if not item["runs"]}
+    assert not_run["performance.segmentation"] == "it is for segmentation models"
+
+
+def test_the_report_shows_curves_counts_and_windows(audited):
+    _, run = audited
+    html = (run.path / "report.html").read_text(encoding="utf-8")
+    assert json.loads((run.path / "audit.json").read_text(encoding="utf-8"))["errors"] == []
+    for words in ("Does it find the animals?", "false positives an image", "Nearly detected", "Missed", "availability"):
+        assert words in html, words
+    assert "the figure of performance.detection failed" not in html
+
+
+def test_evidence_holds_native_windows_of_each_kind(audited):
+    _, run = audited
+    kinds = {name.partition(":")[2] for item in run.evidence() for name in item.arrays if name.startswith("window:")}
+    assert kinds == {"found", "false", "missed", "near"}
+    for item in run.evidence():
+        for name, values in item.arrays.items():
+            if name.startswith("window:"):
+                kind = name.partition(":")[2]
+                assert values.shape == (64, 96)  # the tile is smaller than a window, so it is shown whole
+                assert item.arrays[f"scale:{kind}"].tolist() == [1.0]
+                x0, y0, x1, y1 = item.arrays[f"object:{kind}"]
+                assert 0 <= x0 < x1 <= 96
+                assert 0 <= y0 < y1 <= 64
+
+
+def test_detections_are_written_in_megadetectors_format(audited):
+    from xaiseg.data.megadetector import read_batch
+
+    _, run = audited
+    batch = read_batch(run.path / "detections.json")
+    assert batch.categories == ("seal",)
+    assert len(batch.images) == 120
+    table = run.table("performance.detection")
+    assert sum(len(found.scores) for found in batch.images.values()) == sum(map(len, table["score"]))
+
+
+def test_an_image_that_fails_alone_is_no_empty_image(tmp_path):
+    model = survey(tmp_path / "world", flights=6, tiles=4, empty=1)
+    (tmp_path / "world" / "data" / "images" / "t0005.png").write_bytes(b"cut short")
+    outcome = xaiseg.audit(model, "ecology", out=tmp_path / "run", pdf=False)
+    run = RunDirectory(tmp_path / "run")
+    assert estimate(run, "recall").n_failed == 1
+    assert any(one.verdict is Verdict.INSUFFICIENT for one in outcome.findings)
+    document = json.loads((tmp_path / "run" / "detections.json").read_text(encoding="utf-8"))
+    (lost,) = [image for image in document["images"] if image["file"] == "t0005.png"]
+    assert lost["detections"] is None
+    assert lost["failure"]
+    assert np.isfinite(estimate(run, "ap50").value)

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from xaiseg.detection_file import DetectionFile
+from xaiseg.errors import SubjectError, UsageError
+from xaiseg.subject import SubjectInfo
+
+IMAGES = [
+    {"file": "site1/a.jpg", "detections": [{"category": "1", "conf": 0.8, "bbox": [0.25, 0.5, 0.5, 0.25]}]},
+    {"file": "site1/b.jpg", "detections": []},
+    {"file": "site1/c.jpg", "failure": "cut short", "detections": None},
+    {"file": "site2/b.jpg", "detections": [{"category": "2", "conf": 0.5, "bbox": [0, 0, 1, 1]}]},
+]
+
+
+def stored(tmp_path, classes=("animal",), categories=None):
+    path = tmp_path / "md.json"
+    names = categories or {"1": "animal", "2": "person"}
+    path.write_text(json.dumps({"images": IMAGES, "detection_categories": names}), encoding="utf-8")
+    return DetectionFile(path, SubjectInfo("md", classes, 3, offers=frozenset({"scores"})))
+
+
+def test_shares_become_pixels_and_names_become_cases(tmp_path):
+    subject = stored(tmp_path)
+    (found,) = subject.predict_cases(["site1/a"], [(100, 200)])
+    assert found.xyxy.tolist() == [[50, 50, 150, 75]]
+    assert found.labels.tolist() == [0]
+    assert subject.predict_cases(["a"], [(100, 200)])[0].scores.tolist() == pytest.approx([0.8])
+    assert len(subject.predict_cases(["site1/b"], [(9, 9)])[0].scores) == 0
+    assert len(subject.predict_cases(["site2/b"], [(9, 9)])[0].scores) == 0, "a person is no animal"
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("site1/c", r"failed on this image: cut short"),
+        ("site1/z", "does not know this image"),
+        ("b", "does not know this image"),  # two folders have one
+    ],
+)
+def test_a_failure_and_a_gap_are_no_empty_images(tmp_path, case, message):
+    with pytest.raises(SubjectError, match=message):
+        stored(tmp_path).predict_cases([case], [(9, 9)])
+
+
+def test_it_looks_at_nothing_new(tmp_path):
+    with pytest.raises(SubjectError, match="cannot look at new images"):
+        stored(tmp_path).predict([])
+
+
+def test_categories_must_be_classes(tmp_path):
+    assert stored(tmp_path, ("person", "animal")).predict_cases(["site2/b"], [(9, 9)])[0].labels.tolist() == [0]
+    with pytest.raises(UsageError, match=r"'person' is no class.*did you mean 'persons'"):
+        stored(tmp_path, ("animal", "persons"))
+    with pytest.raises(UsageError, match="no category of the file is a class"):
+        stored(tmp_path, ("seal",))

@@ -1,0 +1,199 @@
+"""What a survey asks: counts, totals, false alarms on empty tiles, and the precision that mostly empty tiles leave."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+
+from xaiseg.checks.base import Quantity, Tables
+from xaiseg.checks.detection_rows import ID, Found, box_rows
+from xaiseg.checks.quantities import UNIT_RANGE, fact, missing, reference_rows
+from xaiseg.detection.coco_measures import coco_measures
+
+#: A cluster's count agrees when it is off by at most this share.
+AGREES: Final = 0.05
+_NOT_ANIMALS: Final = "sum of detections over images, not animals"
+
+
+def quantities(held: Found, target: str, params: Any, tables: Tables) -> Iterator[Quantity]:
+    """Counts and false alarms at the frozen threshold."""
+    survey = _survey(held, tables)
+    yield from _counts(held, target, tables)
+    yield from _empty_tiles(held, target, params, survey)
+    yield from _projected(held, target, params, survey)
+    yield from _totals(held, target, survey)
+    yield from _coco(held, target, params, tables)
+
+
+def _survey(held: Found, tables: Tables) -> dict[str, np.ndarray]:
+    """Survey column -> (M,) text of each image, "" where the sidecar says nothing."""
+    named = {name.removeprefix("survey:"): name for name in tables.cases.columns if name.startswith("survey:")}
+    rows = tables.cases.set_index("case")
+    return {
+        name: rows.loc[list(held.cases), column].fillna("").to_numpy(dtype=object) for name, column in named.items()
+    }
+
+
+def _counts(held: Found, target: str, tables: Tables) -> Iterator[Quantity]:
+    detected, reference, failed = held.detected, held.reference, len(held.failed)
+    answered = held.cases[: held.answered]
+    # A failed image makes the bias worse, whichever way it points.
+    worse = [1.0, 0.0] if detected.sum() > reference.sum() else [0.0, 1.0]
+    pairs = np.concatenate([np.stack([detected, reference], axis=1), np.tile(worse, (failed, 1))])
+    yield Quantity(
+        "count_bias", "statistic", held.cases, pairs, of="object", target=target, strata=True, weigh="case",
+        function=_relative, bounds=(-1.0, math.inf),
+        note="(detections - reference) / reference over all images; a failed image makes it worse by one object",
+    )  # fmt: skip
+    errors = np.abs(detected - reference)
+    yield Quantity(
+        "count_mae", "mean", answered, errors, better="lower", worst=max(1.0, float(errors.max(initial=0.0))),
+        target=target, strata=True, bounds=(0.0, math.inf), note="mean of |detections - reference| an image",
+    )  # fmt: skip
+    yield Quantity(
+        "exact_count_share", "proportion", answered, (errors == 0).astype(np.float64), better="higher", worst=0.0,
+        target=target, weigh="case", note="images whose count is exactly right", bounds=UNIT_RANGE,
+    )  # fmt: skip
+    yield _agreeing(held, target, tables)
+
+
+def _relative(total: np.ndarray) -> float:
+    return float((total[0] - total[1]) / total[1]) if total[1] > 0 else math.nan
+
+
+def _agreeing(held: Found, target: str, tables: Tables) -> Quantity:
+    """The share of clusters whose total count is right to within five per cent."""
+    clusters = tables.clusters(held.cases)
+    lost = set(clusters[held.answered :])
+    names = sorted(set(clusters))
+    agrees, firsts = [], []
+    for name in names:
+        members = np.flatnonzero(clusters == name)
+        inside = members[members < held.answered]
+        detected, reference = held.detected[inside].sum(), held.reference[inside].sum()
+        agrees.append(float(name not in lost and abs(detected - reference) <= AGREES * reference + 1e-9))
+        firsts.append(held.cases[members[0]])
+    note = "clusters (flights, sites) whose summed count is within 5 % of the reference; one with a failed image is not"
+    if not tables.facts.get("cluster_declared", True):
+        note += "; no clusters are declared, so that each image stands for one"
+    return Quantity(
+        "clusters_within_5_percent", "proportion", firsts, np.array(agrees), better="higher", of="cluster",
+        target=target, weigh="case", note=note, bounds=UNIT_RANGE,
+    )  # fmt: skip
+
+
+def _empty_tiles(held: Found, target: str, params: Any, survey: dict[str, np.ndarray]) -> Iterator[Quantity]:
+    empty = known_empty(survey, len(held.cases))
+    count = int(empty.sum())
+    yield fact("known_empty_tiles", count, of="image", target=target, note="un-augmented and declared known_empty")
+    most = max(1.0, float(held.false.max(initial=0.0)))
+    events = np.concatenate([held.false, np.full(len(held.failed), most)])[empty]
+    why = _too_few(count, params)
+    note = "known-empty tiles; a failed one counts as the most seen in any image"
+    tiles = np.stack([events, np.full(count, 1e-3)], axis=1)
+    yield Quantity(
+        "false_positives_per_1000_empty_tiles", "rate", held.cases[empty], tiles, better="lower", of="empty tile",
+        target=target, weigh="case", note=note, withheld=why,
+    )  # fmt: skip
+    area = np.concatenate([held.km2, np.full(len(held.failed), np.nan)])[empty]
+    if not np.isfinite(area[: count - int(empty[held.answered :].sum())]).all() or not count:
+        reason = "the ground area needs known-empty tiles with a pixel size (spacing_mm)"
+        yield missing("false_positives_per_km2", reason, target=target)
+        return
+    area = np.where(np.isfinite(area), area, np.nanmedian(area))
+    yield Quantity(
+        "false_positives_per_km2", "rate", held.cases[empty], np.stack([events, area], axis=1), better="lower",
+        of="empty tile", target=target, weigh="case", note=note, withheld=why,
+    )  # fmt: skip
+
+
+def known_empty(survey: dict[str, np.ndarray], images: int) -> np.ndarray:
+    """(M,) bool: un-augmented tiles on which somebody looked and found nothing."""
+    nothing = np.full(images, "", dtype=object)
+    declared = survey.get("known_empty", nothing) == "true"
+    return np.asarray(declared & (survey.get("augmented", nothing) != "true"), dtype=bool)
+
+
+def _too_few(count: int, params: Any) -> str:
+    if count >= params.least_empty_tiles:
+        return ""
+    return (
+        f"{count} un-augmented known-empty tiles (column known_empty of the sidecar); at least "
+        f"{params.least_empty_tiles} are needed"
+    )
+
+
+def _projected(held: Found, target: str, params: Any, survey: dict[str, np.ndarray]) -> Iterator[Quantity]:
+    """Precision where a stated share of the tiles is empty: the same detector, another mixture."""
+    metric = "projected_precision"
+    if params.empty_share is None:
+        why = "it needs empty_share, the share of tiles without an animal in your survey, among the check's parameters"
+        yield missing(metric, why, target=target)
+        return
+    share = float(params.empty_share)
+    declared = known_empty(survey, len(held.cases))[: held.answered]
+    empty = declared if declared.any() else held.reference == 0
+    full = held.reference > 0
+    parts = np.stack([held.right * full, held.false * full, full, held.false * empty, empty], axis=1)
+
+    def project(total: np.ndarray) -> float:
+        right, false, tiles, alarms, empties = total
+        if tiles <= 0 or empties <= 0:
+            return math.nan
+        hits = (1 - share) * right / tiles
+        wrong = (1 - share) * false / tiles + share * alarms / empties
+        return float(hits / (hits + wrong)) if hits + wrong > 0 else math.nan
+
+    source = "known-empty tiles" if declared.any() else "tiles without a reference box, which nobody declared empty"
+    yield Quantity(
+        metric, "statistic", held.cases[: held.answered], parts.astype(np.float64), better="higher", of="detection",
+        target=target, weigh="case", function=project, bounds=UNIT_RANGE,
+        withheld=_too_few(int(known_empty(survey, len(held.cases)).sum()), params),
+        note=f"precision when {100 * share:g} % of tiles are empty; false alarms on {source}",
+    )  # fmt: skip
+
+
+def _totals(held: Found, target: str, survey: dict[str, np.ndarray]) -> Iterator[Quantity]:
+    yield fact("detections_sum", held.detected.sum(), of="detection", target=target, note=_NOT_ANIMALS)
+    yield fact("reference_sum", held.reference.sum(), of="object", target=target, note="sum over images, not animals")
+    nothing = np.full(len(held.cases), "", dtype=object)
+    chance, ground = survey.get("probability", nothing), survey.get("footprint", nothing)
+    answered = slice(0, held.answered)
+    if not (ground == "disjoint").all() or (chance == "").any():
+        why = f"{_NOT_ANIMALS}: the sidecar does not declare for every tile that its footprint is disjoint and with "
+        why += "which probability it was drawn"
+        for metric in ("animals_total", "animals_total_detected"):
+            yield missing(metric, why, target=target)
+        return
+    share = np.array([float(text) for text in chance[answered]])
+    for metric, counts, what in (
+        ("animals_total", held.reference, "counted by the annotators"),
+        ("animals_total_detected", held.detected, "detected"),
+    ):
+        yield Quantity(
+            metric, "statistic", held.cases[answered], np.stack([counts / share, np.ones(len(share))], axis=1),
+            of="object", target=target, weigh="case", function=_expanded(held.answered), bounds=(0.0, math.inf),
+            note=f"Horvitz-Thompson total of the animals {what}; neither availability nor missed animals are corrected",
+        )  # fmt: skip
+
+
+def _expanded(tiles: int) -> Any:
+    """The mean over tiles times their number: a total whose resamples have as many tiles as the sample."""
+
+    def total(sums: np.ndarray) -> float:
+        return float(sums[0] / sums[1] * tiles) if sums[1] > 0 else math.nan
+
+    return total
+
+
+def _coco(held: Found, target: str, params: Any, tables: Tables) -> Iterator[Quantity]:
+    """The figures that papers print, for comparison: all images that gave an answer, no interval."""
+    rows = reference_rows(tables.rows[ID])
+    references, detections = box_rows(rows[rows["target"].isin(held.classes)], held.classes)
+    found = coco_measures(references, detections, len(held.classes), max_detections=params.max_detections)
+    for metric, value in (("coco_ap", found.ap), ("coco_ap50", found.ap50), ("coco_ar", found.ar)):
+        note = "by faster-coco-eval, failed images left out"
+        yield fact(metric, value, of="data set", target=target, better="higher", note=note)

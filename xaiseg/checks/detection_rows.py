@@ -1,0 +1,164 @@
+"""The rows of performance.detection as flat arrays, from which its quantities are formed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from xaiseg.detection.curves import Pool
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ID: Final = "performance.detection"
+#: Bit of an IoU threshold of COCO that stands for the rule of the check itself.
+OWN_RULE: Final = -1
+
+
+@dataclass(frozen=True)
+class Flat:
+    """All images of one class.
+
+    Attributes:
+        image: (D,) int64, position of each detection's image.
+        score, found, hits, void, rank: (D,) of each detection, as in the match table; rank within its image.
+        object_image: (R,) int64, position of each object's image.
+        object_size, object_score: (R,) float64.
+        objects: (M,) float64, number of objects in each image.
+    """
+
+    image: np.ndarray
+    score: np.ndarray
+    found: np.ndarray
+    hits: np.ndarray
+    void: np.ndarray
+    rank: np.ndarray
+    object_image: np.ndarray
+    object_size: np.ndarray
+    object_score: np.ndarray
+    objects: np.ndarray
+
+    def pool(self, bit: int, most: int | None = None) -> Pool:
+        """The detections as the curves want them: at COCO's IoU of this bit, or by the check's rule.
+
+        Args:
+            bit: position in :data:`~xaiseg.detection.matching.THRESHOLDS`, or :data:`OWN_RULE`.
+            most: detections an image that count, or None for all.
+        """
+        if bit == OWN_RULE:
+            hit, void = self.found >= 0, self.found == -2
+        else:
+            hit, void = (self.hits >> bit & 1) == 1, (self.void >> bit & 1) == 1
+        keep = slice(None) if most is None else self.rank < most
+        return Pool(self.image[keep], self.score[keep], hit[keep], void[keep], self.objects)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was measured, for one target.
+
+    Attributes:
+        cases: (M,) ids: the images that gave an answer, then those that failed.
+        answered: number of images that gave an answer.
+        threshold: the frozen operating threshold.
+        flats: one a class, in the order of ``classes``.
+        classes: their names.
+        reference, detected, false, right: (answered,) float64 counts at the threshold, over the classes.
+        km2: (answered,) float64, ground area, NaN where unknown.
+    """
+
+    cases: np.ndarray
+    answered: int
+    threshold: float
+    flats: tuple[Flat, ...]
+    classes: tuple[str, ...]
+    reference: np.ndarray
+    detected: np.ndarray
+    false: np.ndarray
+    right: np.ndarray
+    km2: np.ndarray
+
+    @property
+    def failed(self) -> np.ndarray:
+        """Ids of the images that failed."""
+        return self.cases[self.answered :]
+
+    def pooled(self) -> Pool:
+        """The detections of all classes together, by the check's rule."""
+        parts = [flat.pool(OWN_RULE) for flat in self.flats]
+        joined = [np.concatenate([getattr(part, name) for part in parts]) for name in ("image", "score", "hit", "void")]
+        return Pool(joined[0], joined[1], joined[2], joined[3], self._objects())
+
+    def _objects(self) -> np.ndarray:
+        total = np.sum([flat.objects for flat in self.flats], axis=0)
+        # A failed image is one missed object, not one a class.
+        total[self.answered :] = np.minimum(total[self.answered :], 1.0)
+        return np.asarray(total)
+
+
+def gathered(rows: pd.DataFrame, failed: Sequence[str], classes: Sequence[str], threshold: float) -> Found:
+    """Flattens the rows of these classes; a failed image counts as one missed object."""
+    chosen = rows[rows["target"].isin(classes)]
+    answered = sorted(set(chosen["case"]))
+    cases = np.array([*answered, *failed], dtype=object)
+    place = {case: position for position, case in enumerate(answered)}
+    flats = tuple(_flat(chosen[chosen["target"] == name], place, len(cases)) for name in classes)
+    sums = chosen.groupby("case", sort=True)[["n_reference", "n_detected", "n_false", "n_found"]].sum()
+    reference, detected, false, right = sums.to_numpy(dtype=np.float64).T if len(sums) else np.zeros((4, 0))
+    km2 = chosen.groupby("case", sort=True)["km2"].first().to_numpy(dtype=np.float64)
+    return Found(cases, len(answered), threshold, flats, tuple(classes), reference, detected, false, right, km2)
+
+
+def _flat(rows: pd.DataFrame, place: dict[str, int], images: int) -> Flat:
+    positions = np.array([place[case] for case in rows["case"]], dtype=np.int64)
+    counts = np.array([len(scores) for scores in rows["score"]], dtype=np.int64)
+    sizes = np.array([len(found) for found in rows["reference_size"]], dtype=np.int64)
+    objects = np.zeros(images)
+    objects[positions] = sizes
+    objects[len(place) :] = 1.0
+    return Flat(
+        image=np.repeat(positions, counts),
+        score=_joined(rows["score"], np.float64),
+        found=_joined(rows["found"], np.int64),
+        hits=_joined(rows["hits"], np.int64),
+        void=_joined(rows["void"], np.int64),
+        rank=_joined([np.arange(count) for count in counts], np.int64),
+        object_image=np.repeat(positions, sizes),
+        object_size=_joined(rows["reference_size"], np.float64),
+        object_score=_joined(rows["reference_score"], np.float64),
+        objects=objects,
+    )
+
+
+def _joined(lists: Iterable[np.ndarray], kind: type) -> np.ndarray:
+    return np.concatenate([np.zeros(0, kind), *(np.asarray(one, dtype=kind) for one in lists)])
+
+
+def box_rows(rows: pd.DataFrame, classes: Sequence[str]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """References (R, 5) and detections (N, 6) of each image, sorted by case, as COCO's evaluation wants them."""
+    from xaiseg.detection.matching import IGNORE
+
+    index = {name: position for position, name in enumerate(classes)}
+    references, detections = [], []
+    for _, group in rows.groupby("case", sort=True):
+        real, found = [], []
+        for name, box, score, reference in zip(
+            group["target"], group["box"], group["score"], group["reference_box"], strict=True
+        ):
+            if name not in index:
+                continue
+            found.append(_with(box, index[name], np.asarray(score, dtype=np.float64)))
+            real.append(_with(reference, index[name]))
+        ignored = [] if not real else [_with(group["ignored_box"].iloc[0], IGNORE)]
+        references.append(np.concatenate([np.zeros((0, 5)), *real, *ignored]))
+        detections.append(np.concatenate([np.zeros((0, 6)), *found]))
+    return references, detections
+
+
+def _with(box: np.ndarray, label: int, score: np.ndarray | None = None) -> np.ndarray:
+    corners = np.asarray(box, dtype=np.float64).reshape(-1, 4)
+    columns = [corners, np.full((len(corners), 1), float(label))]
+    return np.concatenate(columns if score is None else [*columns, score[:, None]], axis=1)
