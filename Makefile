@@ -52,7 +52,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
 
 bench-long: $(VENV)/.dev
-	$(BIN)/python -m benchmarks --long
+	$(BIN)/python -m benchmarks --long $(if $(DATA),--data $(DATA)) $(if $(MODELS),--models $(MODELS))
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,37 +1,53 @@
-"""``python -m benchmarks [NAME ...] [--long]`` runs the benches, prints each row and writes results.json."""
+"""``python -m benchmarks [NAME ...] [--long] [--data DIR] [--models DIR]`` runs the benches and writes results.json.
+
+DIR hold the real data sets and models that docs/explainers/perturbation.md names; ``converged`` alone needs them.
+"""
 
 from __future__ import annotations
 
-import sys
+import argparse
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
 
 import torch
 
-from benchmarks import bank, measure_stage, metrics, radiomics, road
+from benchmarks import bank, cams, converged, measure_stage, metrics, radiomics, road
 from benchmarks.rows import Row, save
 
-BENCHES = {
-    "measure": measure_stage.rows,
-    "metrics": metrics.rows,
-    "radiomics": radiomics.rows,
-    "bank": bank.rows,
-    "road": road.rows,
-}
 
-
-def main(arguments: list[str]) -> None:
-    names = [argument for argument in arguments if not argument.startswith("--")] or list(BENCHES)
-    long = "--long" in arguments
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="all of them by default")
+    parser.add_argument("--long", action="store_true", help="more runs, and the benches that take hours")
+    parser.add_argument("--data", type=Path, metavar="DIR")
+    parser.add_argument("--models", type=Path, metavar="DIR")
+    given = parser.parse_args()
+    benches: dict[str, Callable[..., Iterable[Row]]] = {
+        "measure": measure_stage.rows,
+        "metrics": metrics.rows,
+        "radiomics": radiomics.rows,
+        "bank": bank.rows,
+        "cams": cams.rows,
+        "road": road.rows,
+        "converged": partial(converged.rows, data=given.data, models=given.models),
+    }
+    if unknown := sorted(set(given.names) - set(benches)):
+        parser.error(f"no bench is named {', '.join(unknown)}; there are {', '.join(benches)}")
     torch.set_num_threads(1)  # over-subscription costs a factor of ten on two cores
     rows: list[Row] = []
-    for name in names:
-        for row in BENCHES[name](long=long):
+    for name in given.names or benches:
+        for row in benches[name](long=given.long):
             state = "holds" if row.holds else "MISSED"
             print(f"{row.bench}: ratio {row.ratio}, goal {row.goal}: {state}", flush=True)
-            print(f"    ours {row.ours} s, peer {row.peer} s ({row.peer_version}), median of {row.runs}", flush=True)
+            print(
+                f"    ours {row.ours}, peer {row.peer} ({row.peer_version}), median of {row.runs}; {row.unit}",
+                flush=True,
+            )
             print(f"    {row.settings}; same result: {row.same_result}", flush=True)
             rows.append(row)
     save(rows)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -58,6 +58,8 @@ class Params:
         bank: masks for infidelity and sensitivity-n; 0 = only the masks that a method has drawn anyway.
         sensitivity_samples: nearby images of max-sensitivity, each explained by every method; 0 leaves it out.
         sensitivity_radius: how far their values may differ, as a share of the declared range.
+        layer: dotted name of the layer that class activation maps are read from; None = the automatic choice. A layer
+            that was chosen by :func:`~xaiseg.faithfulness.layers.rank_layers` must come from other images.
     """
 
     methods: tuple[str, ...] = ("hirescam", "integrated-gradients", "occlusion")
@@ -71,6 +73,7 @@ class Params:
     bank: int = 0
     sensitivity_samples: int = 0
     sensitivity_radius: float = RADIUS
+    layer: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("methods", "road"):
@@ -268,7 +271,7 @@ def _steady(params: Params, session: Session, region: Region, method: str, value
 
 def _params(explainer: Explainer, params: Params) -> Any:
     """The explainer's defaults, with the fields that the check fixes where it has them."""
-    fixed = {"grid": params.grid, "baseline": params.baseline}
+    fixed = {"grid": params.grid, "baseline": params.baseline, "layer": params.layer}
     known = {field.name for field in dataclasses.fields(explainer.params)}
     return explainer.params(**{name: value for name, value in fixed.items() if name in known})
 

@@ -61,6 +61,10 @@ class _Call:
     version: int
 
 
+#: Place in the order of execution, the execution, its layout.
+_Placed = tuple[int, _Call, Layout]
+
+
 @dataclass(frozen=True)
 class _Recorded:
     """What one forward pass did."""
@@ -125,6 +129,43 @@ def open_tap(
     run = [call for call in recorded.calls if call.part is chosen.part].index(chosen)
     grid = recorded.grids[0] if recorded.grids else (int(logits.shape[-2]), int(logits.shape[-1]))
     return Tap(chosen.name, activation, stacked, note + _remarks(chosen), grid, layout, run)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A layer that a map may be read from.
+
+    Attributes:
+        layer: dotted name.
+        rows, columns: its grid.
+    """
+
+    layer: str
+    rows: int
+    columns: int
+
+
+def layer_choices(
+    module: nn.Module, forward: Callable[[], Tensor], score: Callable[[Tensor], Tensor]
+) -> tuple[Choice, ...]:
+    """For each grid that reaches the score, the last layer on it behind which pixels are still mixed, coarsest first.
+
+    The first is what :func:`open_tap` takes by itself.
+
+    Args:
+        module: the network.
+        forward: see :func:`open_tap`.
+        score: function of the logits that gives one value.
+
+    Raises:
+        SubjectError: no layer reaches the score.
+    """
+    with evaluation_mode(module), torch.enable_grad():
+        with _recorded(module, None, None) as recorded:
+            logits = forward()
+        usable, inner = _eligible(recorded, _reached(score(logits).sum()))
+    last = {layout.cells: Choice(call.name, layout.rows, layout.columns) for _, call, layout in inner or usable}
+    return tuple(last[cells] for cells in sorted(last))
 
 
 def _slopes(values: Sequence[Tensor], chosen: _Call) -> Iterator[Tensor]:
@@ -223,7 +264,8 @@ def _usable(calls: Sequence[_Call], reached: set[object]) -> list[tuple[int, _Ca
     ]
 
 
-def _automatic(recorded: _Recorded, reached: set[object]) -> tuple[_Call, str]:
+def _eligible(recorded: _Recorded, reached: set[object]) -> tuple[list[_Placed], list[_Placed]]:
+    """Executions that a map may be read from, and those of them behind which pixels are still mixed."""
     usable = [
         (index, call, call.layout)
         for index, call in _usable(recorded.calls, reached)
@@ -239,7 +281,11 @@ def _automatic(recorded: _Recorded, reached: set[object]) -> tuple[_Call, str]:
             then="Use a method that needs no activations, such as occlusion",
         )
     mixing = [index for index, call in _usable(recorded.calls, reached) if call.mixes]
-    inner = [each for each in usable if mixing and each[0] < mixing[-1]]
+    return usable, [each for each in usable if mixing and each[0] < mixing[-1]]
+
+
+def _automatic(recorded: _Recorded, reached: set[object]) -> tuple[_Call, str]:
+    usable, inner = _eligible(recorded, reached)
     coarsest = min(layout.cells for _, _, layout in inner or usable)
     _, chosen, layout = [each for each in inner or usable if each[2].cells == coarsest][-1]
     grid = f"{layout.rows} x {layout.columns}"
