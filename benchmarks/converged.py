@@ -2,20 +2,23 @@
 
     python -m benchmarks converged --long --data DIR --models DIR
 
-DIR holds the data sets and models that docs/explainers/perturbation.md names. The converged map rests on 32,768
-independent masks with a seed of its own, kept in benchmarks/cache; every method is compared with it by Spearman over
-pixels. Two estimates of it stand side by side, which have the same expectation: the centred average, and the average
-adjusted by a regression without penalty, (1 - p) times the effects of cells, whose noise is smaller by what a straight
-line explains. Their halves say how far each has converged. Ridge passes through the expectation of the masks first:
-(1 - p) times its map is what the average converges to. Forwards of the segmenter run in bfloat16, for all alike.
+DIR holds the data sets and models that docs/explainers/perturbation.md names. What each case gave is kept in
+converged_segmenter.json and converged_detector.json; a case that stands there is not measured again. The converged map
+rests on 32,768 independent masks with a seed of its own, whose scores wait in benchmarks/cache until the case is done;
+every method is compared with it by Spearman over pixels. Two estimates of it stand side by side, which have the same
+expectation: the centred average, and the average adjusted by a regression without penalty, (1 - p) times the effects of
+cells, whose noise is smaller by what a straight line explains. Their halves say how far each has converged. Ridge
+passes through the expectation of the masks first: (1 - p) times its map is what the average converges to. Forwards of
+the segmenter run in bfloat16, for all alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -32,6 +35,7 @@ from xaiseg.faithfulness.deletion import area_over, hidden_shares, ranking
 CASES, CONVERGED, STEPS = 20, 32_768, 14
 COUNTS: Final = (128, 256, 512, 1024, 2048, 4096, 8192)
 LIMITS: Final[dict[Sampling, int]] = {"bernoulli": 8192, "sobol": 4096}
+ROOM: Final = Path(__file__).parent
 PEER, OURS = "average, published", "ridge, smooth, Sobol masks"
 
 #: name -> (sampling, responses and bank -> cells)
@@ -181,20 +185,39 @@ def rows(*, long: bool = False, data: Path | None = None, models: Path | None = 
     if not long or data is None or models is None:
         print("converged: left out; it takes --long, --data DIR and --models DIR", flush=True)
         return []
-    drawn = f"{CASES} cases, 8 x 8 cells, 4 offsets, p = 0.5, mean baseline, converged over {CONVERGED:,} masks"
-    kinds = {
-        "segmenter": (lambda: segmenter_cases(data / "busbra_breast_ultrasound", CASES), torch.bfloat16),
-        "detector": (lambda: detector_cases(data, models / "fastestdet" / "FastestDet.onnx", CASES), torch.float32),
+    drawn = f"8 x 8 cells, 4 offsets, p = 0.5, mean baseline, converged over {CONVERGED:,} masks"
+    kinds: dict[str, tuple[Callable[[], Iterable[Subjected]], bool]] = {
+        "segmenter": (lambda: segmenter_cases(data / "busbra_breast_ultrasound", CASES), True),
+        "detector": (lambda: detector_cases(data, models / "fastestdet" / "FastestDet.onnx", CASES), False),
     }
     done = []
-    for kind, (opened, dtype) in kinds.items():
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            cases = list(opened())
-            prepare(cases, [("bernoulli", 0, LIMITS["bernoulli"]), ("sobol", 0, LIMITS["sobol"])])
-            prepare(cases, [("bernoulli", 1, CONVERGED)])
-            found = [measured(one) for one in cases]
+    for kind, (opened, half) in kinds.items():
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            found = [kept(one) for one in opened()]
         print(f"{kind}, against the adjusted converged map:\n{table([each.curves for each in found])}", flush=True)
         print(f"{kind}, against the averaged one:\n{table([each.plain for each in found])}", flush=True)
         print(f"{kind}, deletion:\n{table([each.deletion for each in found])}", flush=True)
-        done.append(row(kind, found, drawn))
+        done.append(row(kind, found, f"{len(found)} cases, {drawn}"))
     return done
+
+
+def kept(one: Subjected) -> Measured:
+    """What the file holds of a case, or what it gives now."""
+    file = ROOM / f"converged_{one.kind}.json"
+    held: dict[str, dict[str, Any]] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if one.name not in held:
+        prepare([one], [("bernoulli", 0, LIMITS["bernoulli"]), ("sobol", 0, LIMITS["sobol"])])
+        prepare([one], [("bernoulli", 1, CONVERGED)])
+        held[one.name] = json.loads(json.dumps(asdict(measured(one)), default=_rounded))
+        file.write_text(json.dumps(held, indent=0) + "\n", encoding="utf-8")
+    row = held[one.name]
+    curves = [{name: _array(values) for name, values in row[part].items()} for part in ("curves", "plain", "deletion")]
+    return Measured(curves[0], curves[1], _array(row["halves"]), curves[2])
+
+
+def _rounded(values: np.ndarray) -> list[float | None]:
+    return [None if np.isnan(value) else round(float(value), 5) for value in values]
+
+
+def _array(values: Sequence[float | None]) -> np.ndarray:
+    return np.array([np.nan if value is None else value for value in values])

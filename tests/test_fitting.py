@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from tests.toys import TinyNet
 from xaiseg.data.case import Case, CaseRef
 from xaiseg.errors import NothingToAudit, SubjectError, UsageError
-from xaiseg.fitting import Score, _spare_strided_depthwise, _State, evaluate, image_dice, train
+from xaiseg.fitting import Score, _spare_strided_depthwise, _State, evaluate, image_dice, in_order, train
 from xaiseg.zoo.augmentation import Augmentation
 from xaiseg.zoo.recipe import Objective, Recipe, segmentation_loss
 
@@ -70,6 +70,39 @@ def test_the_checkpoint_of_another_training_is_refused(tmp_path):
         run(tmp_path, log=interrupt)
     with pytest.raises(UsageError, match="another training"):
         run(tmp_path, seed=2)
+
+
+def test_the_same_training_gives_the_same_bytes_and_is_not_repeated(tmp_path):
+    first, second = run(tmp_path / "a"), run(tmp_path / "b")
+    data = first.weights.read_bytes()
+    assert data == second.weights.read_bytes()
+    with safe_open(first.weights, framework="pt") as held:
+        assert held.metadata()["epoch"] == str(first.epoch)
+    lines = []
+    again = run(tmp_path / "a", log=lines.append)
+    assert lines == ["this training is done already; nothing was trained"]
+    assert again == first
+    assert first.weights.read_bytes() == data
+
+
+def test_the_weights_of_another_training_are_never_written_over(tmp_path):
+    weights = run(tmp_path).weights
+    data = weights.read_bytes()
+    for change in ({"seed": 2}, {"recipe": replace(SMALL, epochs=2)}):
+        with pytest.raises(UsageError, match="the weights of another training"):
+            run(tmp_path, **change)
+    assert weights.read_bytes() == data
+
+
+@pytest.mark.parametrize("names", ["ab", "a much longer name of metadata, with umlauts: ä"])
+def test_metadata_in_order_leave_tensors_where_they_were(names, tmp_path):
+    tensors = {"x": torch.arange(6.0).reshape(2, 3), "n": torch.tensor(7)}
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(in_order(save(tensors, metadata={names[::-1]: "1", "z": "2", "a": names})))
+    with safe_open(path, framework="pt") as held:
+        assert held.metadata() == {names[::-1]: "1", "z": "2", "a": names}
+    assert all(torch.equal(value, tensors[name]) for name, value in load_file(path).items())
+    assert path.read_bytes()[8 : 8 + int.from_bytes(path.read_bytes()[:8], "little")].index(b'"a"') < 40
 
 
 def test_training_learns_what_is_bright(tmp_path):

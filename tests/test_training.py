@@ -107,6 +107,8 @@ def test_a_given_division_is_kept_and_no_patient_is_in_two_parts(tmp_path):
         ("c07,test", "c07,validation", "p3 in test and validation"),
         ("c07,test", "c07,tset", "the part of c07 is not known. Got: tset"),
         ("c07,test\n", "", "the part of c07 is not known. Got: nothing"),
+        ("c07,test\n", "c07,test\nc00,test\n", "broken.csv:10: an image stands twice in the list. Got: c00"),
+        ("c07,test\n", "c07,test\nnobody,train\n", "images that the folder does not hold. Got: nobody"),
     ):
         broken = tmp_path / "broken.csv"
         broken.write_text(split.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
@@ -115,6 +117,34 @@ def test_a_given_division_is_kept_and_no_patient_is_in_two_parts(tmp_path):
     assert not (tmp_path / "other" / "weights.safetensors").exists()
     with pytest.raises(UsageError, match="divided already"):
         train_zoo("unet-compact", "phantoms", out=tmp_path / "other", **options)
+
+
+def test_a_finished_training_keeps_its_division_and_weights(tmp_path):
+    data, out = write_discs(tmp_path / "data", patients=10), tmp_path / "out"
+    options = {"size": 32, "epochs": 1, "threads": 1, "log": lambda line: None}
+    train_zoo("unet-compact", data, out=out, **options)
+    held = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(UsageError, match="a training on another division"):
+        train_zoo("unet-compact", data, out=out, seed=1, **options)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == held
+    with pytest.raises(UsageError, match="the weights of another training"):
+        train_zoo("unet-compact", data, out=out, **{**options, "epochs": 2})
+    for name in ("weights.safetensors", "split.csv", "model.yaml"):
+        assert (out / name).read_bytes() == held[name]
+
+
+def test_the_patients_of_a_table_are_the_clusters(tmp_path):
+    data = write_discs(tmp_path / "data", patients=10)
+    table = data / "meta.csv"
+    table.write_text(table.read_text(encoding="utf-8").replace("group", "patient"), encoding="utf-8")
+    out = tmp_path / "out"
+    train_zoo("unet-compact", data, out=out, size=32, epochs=1, threads=1, log=lambda line: None)
+    with table.open(newline="", encoding="utf-8") as stream:
+        homes = {row["id"]: row["patient"] for row in csv.DictReader(stream)}
+    with (out / "split.csv").open(newline="", encoding="utf-8") as stream:
+        parts = {(homes[row["id"]], row["part"]) for row in csv.DictReader(stream)}
+    assert len(parts) == len(set(homes.values())) == 10
+    assert "cluster: patient" in (out / "model.yaml").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("name", "size"), [("radiomicnet-compact", 80), ("radiomicnet-compact", 32), ("unet", 48)])

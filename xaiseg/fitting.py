@@ -10,7 +10,7 @@ import copy
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -110,7 +110,8 @@ def train(
         validation_cases: the same, from other clusters.
         recipe: see :class:`~xaiseg.zoo.recipe.Recipe`.
         out: folder for weights.safetensors; holds checkpoint.pt while the training runs, and the same call goes on from
-            there after an interruption, ending with the same weights on the same machine.
+            there after an interruption, ending with the same weights on the same machine. Where the weights of this
+            very training lie already, nothing is trained.
         objective: what a segmenter's training computes; None = cross-entropy plus soft Dice.
         task: None = segmentation; :class:`xaiseg.fitting_boxes.BoxTask` trains detectors.
         start: digest of the weights that ``build`` starts from, so that a checkpoint of other ones is not continued.
@@ -122,8 +123,8 @@ def train(
 
     Raises:
         NothingToAudit: a part has no case.
-        UsageError: the parts share a case, the training part has one class, ``out`` holds the checkpoint of another
-            training, or the objective serves another number of classes.
+        UsageError: the parts share a case, the training part has one class, ``out`` holds the checkpoint or the weights
+            of another training, or the objective serves another number of classes.
         SubjectError: the loss is no number; names the step and the cases. No weights are written.
     """
     how: Task = task or MaskTask(objective or Objective(), classes)
@@ -137,6 +138,11 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "checkpoint.pt"
     document = _document(recipe, seed, classes, (own, held_out), start)
+    parameters = sum(p.numel() for p in state.network.parameters())
+    weights = out / "weights.safetensors"
+    if weights.is_file() and not checkpoint.is_file():
+        log("this training is done already; nothing was trained")
+        return replace(_done(weights, document, how), parameters=parameters)
     if checkpoint.is_file():
         state.resume(checkpoint, document, how)
         log(f"resumed after epoch {state.epoch}")
@@ -146,10 +152,10 @@ def train(
         state.close_epoch(score)
         state.save(checkpoint, document)
         log(f"epoch {state.epoch:3d}/{recipe.epochs} loss {loss:.4f} validation: {score}")
-    weights = _write_weights(out / "weights.safetensors", state, document)
+    _write_weights(weights, state, document)
     checkpoint.unlink()
     assert state.best is not None  # there was an epoch
-    return Trained(weights, state.best_epoch, state.best, sum(p.numel() for p in state.network.parameters()))
+    return Trained(weights, state.best_epoch, state.best, parameters)
 
 
 def _document(recipe: Recipe, seed: int, classes: int, parts: Sequence[Pictures], start: str | None) -> str:
@@ -293,14 +299,42 @@ def _epoch(
     return total / recipe.steps
 
 
-def _write_weights(path: Path, state: _State, document: str) -> Path:
-    from safetensors.torch import save_file
+def _write_weights(path: Path, state: _State, document: str) -> None:
+    from safetensors.torch import save
 
+    assert state.best is not None  # there was an epoch
     tensors = {
         name: value.float() if value.is_floating_point() else value for name, value in state.best_weights.items()
     }
     tensors = {name: value.contiguous() for name, value in tensors.items()}
-    metadata = {"training": document, "epoch": str(state.best_epoch), "validation": str(state.best)}
-    save_file(tensors, path.with_suffix(".tmp"), metadata=metadata)
+    score = json.dumps(asdict(state.best), sort_keys=True)
+    metadata = {
+        "training": document, "epoch": str(state.best_epoch), "validation": str(state.best), "score": score,
+    }  # fmt: skip
+    path.with_suffix(".tmp").write_bytes(in_order(save(tensors, metadata=metadata)))
     path.with_suffix(".tmp").replace(path)
-    return path
+
+
+def in_order(data: bytes) -> bytes:
+    """A safetensors file with its metadata sorted by name, so that the same training gives the same bytes.
+
+    The library writes them in the order of a hash table with a random seed.
+    """
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
+
+
+def _done(weights: Path, document: str, task: Task) -> Trained:
+    """What a finished training of the same document left in the folder."""
+    from safetensors import safe_open
+
+    with safe_open(weights, framework="pt") as held:
+        metadata = held.metadata() or {}
+    if metadata.get("training") != document or "score" not in metadata:
+        raise UsageError("the folder holds the weights of another training", where=weights,
+                         then="Remove them or choose another folder")  # fmt: skip
+    return Trained(weights, int(metadata["epoch"]), task.restored(json.loads(metadata["score"])), 0)

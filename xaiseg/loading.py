@@ -18,6 +18,7 @@ from xaiseg import zoo
 from xaiseg.adapters import Network, NetworkSegmenter, PredictionsFolder, module_network
 from xaiseg.blackboxes import exported_network, function_network, onnx_network, torchscript_network
 from xaiseg.detection_file import DetectionFile
+from xaiseg.detectors_tiled import TiledDetector
 from xaiseg.errors import UsageError, XaisegError, did_you_mean
 from xaiseg.imports import import_callable
 from xaiseg.modelfile import SOURCES, ModelFile, read_model_file
@@ -67,11 +68,13 @@ def load_subject(model: ModelFile, *, device: str = "cpu") -> Subject:
     """
     loaded = load_source(model, device=device)
     if isinstance(loaded, Network):
-        return _segmenter(model, loaded) if model.task == "segmentation" else _detector(model, loaded)
+        loaded = _segmenter(model, loaded) if model.task == "segmentation" else _detector(model, loaded)
     expected = Detector if model.task == "detection" else Segmenter
     if not isinstance(loaded, expected):
         raise UsageError("the builder returned a subject of another task", where=model.where("task"),
                          got=type(loaded).__name__, allowed=model.task)  # fmt: skip
+    if isinstance(loaded, Detector) and model.input.tile is not None:
+        return TiledDetector(loaded, model.input.tile)
     return loaded
 
 
@@ -321,6 +324,10 @@ def _state(model: ModelFile) -> dict[str, Tensor]:
     path = weights_path(model)
     assert path is not None  # the sources that call this require weights
     zoo.check_shipped(path)
+    if model.source.kind == "zoo" and not path.is_file():
+        shipped = [each.name for each in zoo.WEIGHTS.glob("*.safetensors")]
+        raise UsageError("there is no such file of weights", where=model.where("source", "weights"), got=path.name,
+                         then=did_you_mean(path.name, shipped))  # fmt: skip
     return read_weights(path, trust=model.trust, where=model.where("source", "weights"))
 
 

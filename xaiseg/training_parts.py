@@ -147,8 +147,12 @@ def _given_parts(path: Path, whole: Dataset) -> dict[str, str]:
     """The parts that a list names, with no cluster in two of them: an epoch chosen on test images would flatter."""
     if not path.is_file():
         raise UsageError("there is no such file", where="--split", got=path)
-    with path.open(newline="", encoding="utf-8") as stream:
-        parts = {row.get("id", ""): row.get("part", "") for row in csv.DictReader(stream)}
+    parts = _read_parts(path)
+    unknown = sorted(set(parts) - {case.id for case in whole.cases})
+    if unknown:
+        raise UsageError("the list names images that the folder does not hold", where=path,
+                         got=f"{unknown[0]} and {len(unknown) - 1} more" if unknown[1:] else unknown[0],
+                         then="Take their rows out")  # fmt: skip
     known = [part for part, _ in SHARES]
     homes: dict[str, str] = {}
     for case in whole.cases:
@@ -166,6 +170,19 @@ def _given_parts(path: Path, whole: Dataset) -> dict[str, str]:
     return {case.id: parts[case.id] for case in whole.cases}
 
 
+def _read_parts(path: Path) -> dict[str, str]:
+    with path.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    parts: dict[str, str] = {}
+    for line, row in enumerate(rows, start=2):
+        name = row.get("id") or ""
+        if name in parts:
+            raise UsageError("an image stands twice in the list", where=f"{path}:{line}", got=name,
+                             allowed="one row an image")  # fmt: skip
+        parts[name] = row.get("part") or ""
+    return parts
+
+
 def _folder(folder: Path, out: Path, seed: int, strata: Sequence[str], spec: ImageSpec, given: Path | None) -> Parts:
     entry = entry_from_folder(folder)
     if entry.reader not in _READERS[spec.task]:
@@ -175,8 +192,17 @@ def _folder(folder: Path, out: Path, seed: int, strata: Sequence[str], spec: Ima
     parts = _given_parts(given, whole) if given else _own_parts(whole, seed)
     split = out / "split.csv"
     lines = ["id,part", *(f"{case.id},{parts[case.id]}" for case in whole.cases)]
-    split.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _write_split(split, "\n".join(lines) + "\n")
     own = ("meta.csv",) if (folder / "meta.csv").is_file() else ()
     held = entry.model_copy(update={"path": ".", "meta": (*own, str(split.resolve())), "strata": tuple(strata)})
     entries = {part: held.model_copy(update={"where": {"part": part}}) for part, _ in SHARES}
     return Parts(entries, folder.resolve(), f"{len(whole.cases)} images of {folder.name}", split)
+
+
+def _write_split(path: Path, text: str) -> None:
+    """Never under weights that another division made: an audit of them would call training images test images."""
+    made = [name for name in ("weights.safetensors", "checkpoint.pt") if (path.parent / name).is_file()]
+    if made and path.is_file() and path.read_text(encoding="utf-8") != text:
+        raise UsageError("the folder holds a training on another division", where=path, got=made[0],
+                         then="Choose another folder with --out, or remove this one")  # fmt: skip
+    path.write_text(text, encoding="utf-8")

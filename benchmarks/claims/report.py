@@ -131,7 +131,7 @@ def polyp_contrasts(rows: Rows) -> str:
         for (arm, c), significant in zip(found.items(), decided, strict=True)
     ]
     head = ["Dice", "", "seeds", "difference", "95 % interval", "90 % interval", "detectable", "p", "reads", "paper"]
-    note = "clusters are near-duplicate groups, not patients; one division, one seed"
+    note = "clusters are near-duplicate groups, not patients; one division, one seed, whose variance no interval holds"
     return f"**contrasts on polyps** ({note})\n\n{markdown(head, lines)}"
 
 
@@ -161,7 +161,8 @@ def calibration(rows: Rows) -> str:
          "undecided" if not significant else "lower" if c.estimate < 0 else "higher"]
         for (a, b, c), significant in zip(found, decided, strict=True)
     ]  # fmt: skip
-    note = f"{len(seeds)} seed(s), all folds, 15 equal bins of the lesion's probability, all pixels pooled"
+    alone = ", whose variance no interval holds" if len(seeds) == 1 else ""
+    note = f"{len(seeds)} seed(s){alone}, all folds, 15 equal bins of the lesion's probability, all pixels pooled"
     head = ["difference in ECE", "estimate", "95 % interval", "detectable", "p", "reads (Holm)"]
     above = markdown(["ECE", "ours", "paper"], lines)
     return f"**calibration on ultrasound** ({note})\n\n{above}\n\n{markdown(head, below)}"

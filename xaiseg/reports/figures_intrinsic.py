@@ -116,8 +116,8 @@ def _answer(view: View, names: Sequence[str], maps: Sequence[str], rows: pd.Data
     words += f"({plural(n, 'image')}). "
     effect = f"the foreground probability by {both_text(off)} on average" if off else "an unknown amount"
     if fell is not None:
-        better = " (Dice is higher without them)" if fell.value is not None and fell.value < 0 else ""
-        effect += f"; Dice without them falls by {both_text(fell)}{better}"
+        better = ", so it is higher without them" if fell.value is not None and fell.value < 0 else ""
+        effect += f"; what they add to the Dice is {both_text(fell)}{better}"
     if matters(view, "features_off_change", "features_off_dice_drop"):
         return f"{words}Switching all of them off changes {effect}. {_leaders(view, names)}"
     words += f"Switching all of them off changes next to nothing: {effect}. So the order of the features says "

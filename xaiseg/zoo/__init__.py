@@ -210,7 +210,7 @@ def check_shipped(path: Path) -> None:
     Raises:
         UsageError: the file is not the one that was shipped.
     """
-    if path.parent != WEIGHTS:
+    if path.resolve().parent != WEIGHTS.resolve():
         return
     _load()
     known = {weights.file: weights.sha256 for member in _REGISTRY.values() for weights in member.card.weights}
