@@ -242,6 +242,7 @@ def test_there_is_no_gradient():
         (torch.zeros(1, 1, 6, 40), "too small"),
         (torch.zeros(1, 3, 40, 6), "too small"),
         (torch.zeros(1, 2, 16, 16), r"\(B, 1 or 3, H, W\)"),
+        (torch.zeros(0, 1, 16, 16), r"of shape \(0, 1, 16, 16\)"),
         (torch.zeros(3, 16, 16), r"\(B, 1 or 3, H, W\)"),
         (torch.zeros(1, 1, 16, 16, dtype=torch.uint8), "floating point"),
         (torch.full((1, 1, 16, 16), math.nan), "256 of 256 values"),

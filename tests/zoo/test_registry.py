@@ -60,6 +60,12 @@ def test_an_unknown_name_gets_a_hint():
             use("unet_compact")
 
 
+@pytest.mark.parametrize(("channels", "outputs"), [(0, 1), (1, 0)])
+def test_a_network_needs_channels_and_outputs(channels, outputs):
+    with pytest.raises(UsageError, match=f"Got: {channels} and {outputs}"):
+        zoo.build("unet-compact", channels, outputs)
+
+
 def test_a_card_that_states_nothing_is_refused_at_registration():
     card = zoo.card("unet-compact")
     with pytest.raises(ValueError, match="licence"):

@@ -171,12 +171,16 @@ def build(name: str, channels: int, outputs: int) -> nn.Module:
         outputs: output channels; 1 = one logit for a binary task. Of a detector: classes.
 
     Raises:
-        UsageError: no model has this name.
+        UsageError: no model has this name, or there is no channel or no output.
 
     >>> sum(p.numel() for p in build("unet-compact", 1, 1).parameters()) == card("unet-compact").parameters
     True
     """
-    return _find(name).build(channels, outputs)
+    member = _find(name)
+    if channels < 1 or outputs < 1:
+        raise UsageError("a network has channels and outputs", where=name, got=f"{channels} and {outputs}",
+                         allowed="1 or more of each")  # fmt: skip
+    return member.build(channels, outputs)
 
 
 def recipe_of(name: str, which: str | None = None) -> Recipe:

@@ -89,7 +89,7 @@ def radiomic_features(images: Tensor) -> Tensor:
     >>> features.shape, features[0, FEATURES.index("intensity_mean")].item()
     (torch.Size([2, 13]), 128.0)
     """
-    if not images.is_floating_point() or images.ndim != 4 or images.shape[1] not in (1, 3):
+    if not images.is_floating_point() or images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
         raise UsageError(
             "radiomic features need a batch of grey or RGB images in [0, 1]",
             where="images",
