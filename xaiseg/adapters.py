@@ -84,6 +84,7 @@ class NetworkInput:
         shape = (1, spec.channels, 1, 1)
         self._mean = torch.tensor(spec.mean).reshape(-1, 1, 1).expand(shape).to(network.device)
         self._std = torch.tensor(spec.std).reshape(-1, 1, 1).expand(shape).to(network.device)
+        self._plain = bool((self._mean == 0).all() and (self._std == 1).all())
         weights = network.module.parameters() if network.module is not None else ()
         self._dtype = next((w.dtype for w in weights if w.is_floating_point()), torch.float32)
         if network.fixed_size is not None and self.place(spec.size or network.fixed_size).outer != network.fixed_size:
@@ -116,8 +117,8 @@ class NetworkInput:
             batch.to(self._network.device, torch.float32), placement, fill=self._spec.fill, mode=self._spec.mode
         )
         batch = batch.flip(1) if self._spec.channel_order == "bgr" else batch
-        batch = ((batch - self._mean) / self._std).to(self._dtype)
-        return self._laid_out(batch)
+        batch = batch if self._plain else (batch - self._mean) / self._std
+        return self._laid_out(batch.to(self._dtype))
 
     def to_network_grid(self, batch: Tensor) -> Tensor:
         """The same for images of one size, whose placement follows from it."""
@@ -132,9 +133,13 @@ class NetworkInput:
         for members in grids.values():
             for start in range(0, len(members), batch_size):
                 chunk = members[start : start + batch_size]
+                own = [placements[i] for i in chunk]
                 with torch.no_grad():
-                    placed = [self.to_network(images[i].unsqueeze(0), placements[i]) for i in chunk]
-                yield chunk, [placements[i] for i in chunk], torch.cat(placed)
+                    if own.count(own[0]) == len(own):  # one pass over all, without a copy to join them
+                        batch = self.to_network(torch.stack([images[i] for i in chunk]), own[0])
+                    else:
+                        batch = torch.cat([self.to_network(images[i][None], placements[i]) for i in chunk])
+                yield chunk, own, batch
 
     def answers(self, batch: Tensor) -> list[Any]:
         """What the network answers to a batch (B, C, h, w), one answer for each part of it that it accepts.
