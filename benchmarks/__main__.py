@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import bank, cams, converged, measure_stage, metrics, radiomics, road
+from benchmarks import bank, cams, converged, drise, measure_stage, metrics, radiomics, road
 from benchmarks.rows import Row, save
 
 
@@ -29,6 +29,7 @@ def main() -> None:
         "radiomics": radiomics.rows,
         "bank": bank.rows,
         "cams": cams.rows,
+        "drise": drise.rows,
         "road": road.rows,
         "converged": partial(converged.rows, data=given.data, models=given.models),
     }

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tests.toys import BrightBlobs
 from xaiseg.context import CaseContext, Counter, Predictor
-from xaiseg.data.case import Case, CaseRef
+from xaiseg.data.case import Case, CaseRef, Dataset
 from xaiseg.errors import CheckError, SubjectError
 from xaiseg.evidence import WINDOW_SIDE, gallery_arrays, window_arrays
 from xaiseg.subject import Boxes
@@ -129,3 +129,12 @@ def test_answers_leave_the_graph():
 
     (found,) = Predictor(Live(), 1).detect([tile("a").image], Counter())
     assert not found.xyxy.requires_grad
+
+
+def test_a_check_may_list_the_cases_of_any_entry():
+    case = tile("a")
+    empty = Dataset("backgrounds", "folder", (case.ref,), None, (), "", "here")
+    predictor = Predictor(BrightBlobs(), 1)
+    context = CaseContext("c", None, PLAN, None, case, predictor, {}, lambda ref, entry: case, {"backgrounds": empty})
+    assert context.listed("backgrounds") == (case.ref,)
+    assert context.listed() == ()

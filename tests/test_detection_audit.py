@@ -50,6 +50,18 @@ def test_the_report_shows_curves_counts_and_windows(audited):
     assert "the figure of performance.detection failed" not in html
 
 
+def test_page_one_answers_what_an_ecologist_asks(audited):
+    _, run = audited
+    html = (run.path / "report.html").read_text(encoding="utf-8")
+    first, _, rest = html.partition("</section>")
+    for words in ("Is the count usable?", "Where not?", "What does it take for a seal?", "not agreed by anybody"):
+        assert words in first, words
+    for words in ("What to collect next", "Knows the animals", "Detected where there is none"):
+        assert words in rest, words
+    assert "clinician" not in html
+    assert "reference readers" not in html
+
+
 def test_evidence_holds_native_windows_of_each_kind(audited):
     _, run = audited
     kinds = {name.partition(":")[2] for item in run.evidence() for name in item.arrays if name.startswith("window:")}

@@ -105,7 +105,7 @@ def test_a_black_box_is_explained_by_occlusion_and_says_why_not_by_the_others(mo
 def test_a_folder_of_predictions_cannot_be_explained(model, tmp_path):
     text = model.read_text(encoding="utf-8").replace('{torch: "builder.py:build"}', '{predictions: "data/masks"}')
     model.write_text(text, encoding="utf-8")
-    with pytest.raises(UsageError, match="only a segmentation model that can be run"):
+    with pytest.raises(UsageError, match="only a model that can be run"):
         explain_image(model, picture_of(model, 5), out=tmp_path)
 
 
@@ -184,7 +184,7 @@ def test_arrays_that_the_model_does_not_take_are_refused():
         explain(subject, np.full((24, 32), np.nan, dtype=np.float32))
     with pytest.raises(UsageError, match="CamParams"):
         explain(lit(), bright_square(), method="saliency", params=CamParams())
-    with pytest.raises(UsageError, match="only a segmentation model that can be run"):
+    with pytest.raises(UsageError, match="only a model that can be run"):
         explain(Blind(), bright_square())
 
 

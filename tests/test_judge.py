@@ -123,9 +123,10 @@ def test_an_undecided_value_says_how_many_more_would_settle_it():
     finding, overall = decided(need(), estimate(0.74, 0.05))
     # The distance 0.04 must become the half width: 50 * (0.05 / 0.04) ** 2 clusters, 50 of which are there.
     more = math.ceil(50 * (0.05 / 0.04) ** 2) - 50
-    assert finding.more == f"about {more} more patients would settle it"
+    like = "like the 50 that it rests on"  # of 98 patients in the data
+    assert finding.more == f"about {more} more patients {like} would settle it"
     assert "1 cannot be decided with 98 patients." in overall.sentence
-    assert f"About {more} more patients would settle it." in overall.sentence
+    assert f"About {more} more patients {like} would settle it." in overall.sentence
     assert finding.reason == "at least 0.7 is neither shown nor refuted by 0.740 (90 % interval 0.690 to 0.790)"
 
 
@@ -140,7 +141,7 @@ def test_without_an_interval_nothing_is_decided(interval):
     finding, _ = decided(need(), estimate(0.9, 0.05, interval=interval, n_clusters=3, reason="too few"))
     assert finding.verdict is U
     assert "too few" in finding.reason
-    assert finding.more == "at least 2 more patients would be needed"
+    assert finding.more == "at least 2 more patients like the 3 that it rests on would be needed"
     assert finding.leans == "pass"
 
 
@@ -250,7 +251,7 @@ def test_a_small_group_is_named():
     finding, _ = decided(need(stratum="each"), *groups, facts=DEVICE)
     assert finding.verdict is U
     assert "device=B: 2 clusters are too few" in finding.reason
-    assert finding.more == "at least 3 more patients would be needed"
+    assert finding.more == "at least 3 more patients like the 2 that it rests on would be needed"
 
 
 def test_groups_that_are_not_there_are_not_run():
@@ -340,6 +341,12 @@ def test_looking_too_often_holds_back_a_pass_and_washes_no_fail_away():
     assert decided(need(), estimate(0.5, 0.05), facts={"looks_taken": 3})[0].verdict is F
 
 
+def test_without_a_gate_nothing_is_held_back():
+    _, overall = decided(replace(need(), severity="warn"), estimate(0.9, 0.05), facts={"looks_taken": 3})
+    assert overall.verdict is not U
+    assert not [said for said in overall.caveats if "held back" in said]
+
+
 def test_allowed_looks_are_no_cap():
     asked = protocol(need(), decision=Decision(looks=3))
     findings, _ = judge(asked, [estimate(0.9, 0.05)], facts=FACTS | {"looks_taken": 3}, crashed={}, not_run={})
@@ -405,11 +412,11 @@ def test_a_limit_does_not_turn_a_failing_gate_into_exit_0():
     [
         ({"protocol_sha256_at_plan": "then"}, "POST HOC"),
         ({"generated": True}, "demonstration on generated images"),
-        ({}, "against default floors, not agreed by a clinician"),
+        ({}, "against default floors, not agreed by anybody"),
         ({"cluster_declared": False}, "images are assumed independent"),
         ({"threshold_chosen_on": "unknown"}, "it is not known on which data"),
         ({"n_failed": 2}, "2 images failed and count as the worst value"),
-        ({"n_failed": 1}, "1 image failed and count"),
+        ({"n_failed": 1}, "1 image failed and counts as the worst value"),
     ],
 )
 def test_caveats_of_page_one(facts, caveat):
@@ -420,6 +427,13 @@ def test_caveats_of_page_one(facts, caveat):
 def test_caveats_that_do_not_hold_are_not_printed():
     _, overall = decided(need(agreed_by="Dr A"), estimate(0.9, 0.05), facts={"protocol_sha256_at_plan": "now"})
     assert overall.caveats == ()
+
+
+def test_no_detection_in_any_image_is_said():
+    nothing, one = (estimate(value, 0.01, "detections_sum", value=value) for value in (0.0, 1.0))
+    said = "nothing was detected in any image: check input, classes and threshold before you believe it"
+    assert said in decided(need(), estimate(0.9, 0.05), nothing)[1].caveats
+    assert said not in decided(need(), estimate(0.9, 0.05), one)[1].caveats
 
 
 def test_untested_false_positives_are_said():

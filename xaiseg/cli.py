@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from xaiseg import __version__
+from xaiseg.cli_tiles import tiles
 from xaiseg.cli_zoo import DeviceOption, SeedOption, zoo
 from xaiseg.errors import UsageError, XaisegError
 from xaiseg.progress import Bars
@@ -31,6 +32,7 @@ app = typer.Typer(
 protocols = typer.Typer(name="protocol", help="Lists, shows, explains and checks protocols.", no_args_is_help=True)
 app.add_typer(protocols)
 app.add_typer(zoo)
+app.command()(tiles)
 
 #: Exit codes that are no verdict: Ctrl-C, and an error that nobody foresaw.
 INTERRUPTED: Final = 130
@@ -280,11 +282,22 @@ def explain(
         list[str] | None,
         typer.Option(
             "--target",
-            help="pred (the default), a class, all, objects, x,y, region.png, or e.g. '{margin: lesion}'; repeat for "
+            help="pred (the default), a class, all, objects, x,y, region.png, or e.g. '{margin: lesion}'; of a "
+            "detector: all, a class, box 0, x,y, x0,y0,x1,y1,class, tp, fp, fn, or e.g. '{where: box 0}'; repeat for "
             "several.",
         ),
     ] = None,
-    reference: Annotated[Path | None, typer.Option("--reference", help="A mask, for targets that need one.")] = None,
+    reference: Annotated[
+        Path | None, typer.Option("--reference", help="A mask, or a file of boxes, for targets that need one.")
+    ] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--param",
+            help="NAME=VALUE for all methods that have it, or METHOD.NAME=VALUE: grid=16, layer=best; repeat "
+            "for several.",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for picture, maps and manifest.")] = Path(
         "explanation"
     ),
@@ -305,6 +318,7 @@ def explain(
         out=out,
         seed=seed,
         device=chosen,
+        settings=param or (),
     )
     for path in paths:
         _say(str(path))
@@ -323,7 +337,9 @@ def schema(
 @app.command()
 def init(
     model: Annotated[str, typer.Argument(help="A model file, or the name of a zoo model.", show_default=False)],
-    data: Annotated[Path, typer.Option("--data", help="A folder with images/ and masks/.", show_default=False)],
+    data: Annotated[
+        Path, typer.Option("--data", help="A folder of images with masks or boxes, or a COCO file.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to write.")] = Path("model.yaml"),
     trust: Annotated[bool, typer.Option("--trust", help="Allow formats that can execute code.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xaiseg.data.case import Case, CaseRef
+from xaiseg.data.case import Case, CaseRef, Dataset
 from xaiseg.errors import CheckError, SubjectError
 from xaiseg.seeds import generator
 from xaiseg.subject import Boxes, Detector, Prediction, Segmenter, Subject
@@ -175,7 +175,9 @@ class CaseContext:
         predictor: Predictor,
         maps: dict[str, np.ndarray],
         loader: Callable[[CaseRef, str], Case],
+        datasets: Mapping[str, Dataset] | None = None,
     ) -> None:
+        self._datasets = datasets or {}
         self._check = check
         self._case = case
         self._predictor = predictor
@@ -257,3 +259,7 @@ class CaseContext:
     def load(self, ref: CaseRef, entry: str = "test") -> Case:
         """Loads a case of a data entry."""
         return self._loader(ref, entry)
+
+    def listed(self, entry: str = "test") -> Sequence[CaseRef]:
+        """The cases of a data entry, () where model.yaml has no such entry."""
+        return self._datasets[entry].cases if entry in self._datasets else ()

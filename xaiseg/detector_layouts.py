@@ -190,7 +190,7 @@ def _described(shape: Sequence[int]) -> str:
 
 def _tensors(answer: Any, classes: int, key: str | None, index: int | None) -> tuple[Tensor, Tensor | None]:
     """The tensor of the boxes and the prototypes of masks, if there are any."""
-    whole = [_tensor(part) for part in _leaves(answer)]
+    whole = [_tensor(part) for part in leaves(answer)]
     if key is not None or index is not None:
         from xaiseg.outputs import pick_tensor
 
@@ -205,15 +205,16 @@ def _tensors(answer: Any, classes: int, key: str | None, index: int | None) -> t
     return main, found[-1] if found else None
 
 
-def _leaves(answer: Any) -> Iterator[Any]:
+def leaves(answer: Any) -> Iterator[Any]:
+    """Every tensor and array in an answer, also in dicts and tuples, in order."""
     if isinstance(answer, Tensor | np.ndarray):
         yield answer
     elif isinstance(answer, Mapping):
         for part in answer.values():
-            yield from _leaves(part)
+            yield from leaves(part)
     elif isinstance(answer, Sequence) and not isinstance(answer, str):
         for part in answer:
-            yield from _leaves(part)
+            yield from leaves(part)
 
 
 def _tensor(part: Any) -> Tensor:

@@ -244,22 +244,7 @@ def ultralytics_detector(model: ModelFile, path: Path, device: torch.device) -> 
     Raises:
         UsageError: the package is absent, the file is no such model, or its classes are others.
     """
-    place = model.where("source", "ultralytics")
-    with _quiet_ultralytics():
-        try:
-            from ultralytics import YOLO  # type: ignore[import-not-found, unused-ignore]
-        except ImportError as error:
-            then = "pip install 'xaiseg[yolo]' (ultralytics, under AGPL-3.0)"
-            raise UsageError("models of ultralytics need their package", where=place, then=then) from error
-        try:
-            loaded = YOLO(str(path), verbose=False)
-            task, names, module = loaded.task, dict(loaded.names), loaded.model
-        except Exception as error:  # whatever a pickle of another version raises
-            what = f"ultralytics cannot open the file: {(str(error) or type(error).__name__).splitlines()[0]}"
-            raise UsageError(what, where=place, got=path.name) from error
-    if task not in ("detect", "segment") or not isinstance(module, nn.Module):
-        raise UsageError("the file is no detector", where=place, got=task, allowed="detect, segment")
-    own = tuple(str(names[index]) for index in sorted(names))
+    own, module = _opened(path, model.where("source", "ultralytics"))
     if own != model.classes:
         raise UsageError("the model has other classes", where=model.where("classes"),
                          got=", ".join(model.classes), allowed=", ".join(own))  # fmt: skip
@@ -267,6 +252,33 @@ def ultralytics_detector(model: ModelFile, path: Path, device: torch.device) -> 
     grey = low + YOLO_GREY * (high - low) if model.input.pad_value is None else model.input.pad_value
     spec = model.input.model_copy(update={"pad_value": grey})
     return make_detector(model, module_network(module.float(), device=device, multiple_of=32), spec=spec)
+
+
+def ultralytics_classes(path: Path, where: object) -> tuple[str, ...]:
+    """The classes that a file of ultralytics names. Opening it runs its pickle.
+
+    Raises:
+        UsageError: as :func:`ultralytics_detector`.
+    """
+    return _opened(path, where)[0]
+
+
+def _opened(path: Path, where: object) -> tuple[tuple[str, ...], nn.Module]:
+    with _quiet_ultralytics():
+        try:
+            from ultralytics import YOLO  # type: ignore[import-not-found, unused-ignore]
+        except ImportError as error:
+            then = "pip install 'xaiseg[yolo]' (ultralytics, under AGPL-3.0)"
+            raise UsageError("models of ultralytics need their package", where=where, then=then) from error
+        try:
+            loaded = YOLO(str(path), verbose=False)
+            task, names, module = loaded.task, dict(loaded.names), loaded.model
+        except Exception as error:  # whatever a pickle of another version raises
+            what = f"ultralytics cannot open the file: {(str(error) or type(error).__name__).splitlines()[0]}"
+            raise UsageError(what, where=where, got=path.name) from error
+    if task not in ("detect", "segment") or not isinstance(module, nn.Module):
+        raise UsageError("the file is no detector", where=where, got=task, allowed="detect, segment")
+    return tuple(str(names[index]) for index in sorted(names)), module
 
 
 @contextmanager

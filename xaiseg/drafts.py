@@ -28,8 +28,10 @@ class Draft:
         guesses: (key, sub-key or "") -> what the guess rests on.
         entry: the data.
         folder: where the file will stand; relative paths start there.
-        tried: (case, prediction) of the images that the model was tried on.
+        tried: (case, Prediction or Boxes) of the images that the model was tried on.
         dice: mean Dice of the tried images against their references, or None.
+        agreement: of a detector, average precision on the tried images with all classes taken for one, or None.
+        notes: lines for the entry of the data that the user may want, written behind a #.
         warnings: what a user should look at.
     """
 
@@ -37,8 +39,10 @@ class Draft:
     guesses: Mapping[tuple[str, str], str]
     entry: DataEntry
     folder: Path
-    tried: Sequence[tuple[Case, Prediction]] = field(default=(), repr=False)
+    tried: Sequence[tuple[Case, Any]] = field(default=(), repr=False)
     dice: float | None = None
+    agreement: float | None = None
+    notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     def text(self) -> str:
@@ -54,6 +58,7 @@ class Draft:
         if self.entry.path is not None:
             held["path"] = relative(Path(self.entry.path), self.folder)
         lines += ["data:", "  test:", *(f"    {key}: {flow(value)}" for key, value in held.items())]
+        lines += [f"    # {note}" for note in self.notes]
         return "\n".join(lines) + "\n"
 
     def model(self) -> ModelFile:

@@ -9,7 +9,7 @@ import json
 import platform
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,13 +17,17 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from xaiseg import __version__
-from xaiseg.errors import UsageError
+from xaiseg.errors import SubjectError, UsageError
 from xaiseg.explainers import base
 from xaiseg.explainers.base import Attribution, Cost, Explainer, Session, get_explainer
 from xaiseg.explainers.cells import Segments
+from xaiseg.explainers.detection import explain_objects, readings
+from xaiseg.explainers.detection_targets import SIDES, ObjectTarget
+from xaiseg.explainers.detections import DetectionSession
 from xaiseg.explainers.targets import Region, SpatialTarget
-from xaiseg.explaining_open import open_session, open_targets
-from xaiseg.subject import Segmenter
+from xaiseg.explaining_open import Shown, open_session, open_targets
+from xaiseg.explaining_params import parse_params, settled
+from xaiseg.subject import Detector, Segmenter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,12 +44,13 @@ class Explanation:
 
     Attributes:
         method: the explainer.
-        targets: what was explained.
+        targets: what was explained. Of a detector, as the method saw it: methods that need a gradient read candidates
+            before suppression, whose unit is another.
         attribution: the maps with everything that belongs to them.
     """
 
     method: Explainer
-    targets: tuple[SpatialTarget, ...]
+    targets: tuple[Shown, ...]
     attribution: Attribution
 
     @property
@@ -74,7 +79,7 @@ class Explanation:
 
 
 def explain(
-    model: str | Path | Segmenter,
+    model: str | Path | Segmenter | Detector,
     image: str | Path | np.ndarray | Tensor,
     *,
     method: str = "hirescam",
@@ -87,14 +92,19 @@ def explain(
     """Explains one image by one method.
 
     Args:
-        model: a model.yaml, or a segmenter that is loaded already (or made by :func:`xaiseg.adapters.wrap_module`).
+        model: a model.yaml, or a segmenter that is loaded already (or made by :func:`xaiseg.adapters.wrap_module`), or
+            a detector.
         image: a file, or an array (H, W), (H, W, C) or (C, H, W): integers of 8 or 16 bits, which span the declared
             range, or floats within it.
         method: name of an explainer.
         target: what :func:`xaiseg.explainers.target_spec.parse_targets` reads: "pred", a class, "all", "x,y", a mask
-            file, a mapping, or a list of them. Masks are looked for beside the working directory.
-        params: parameters of the explainer, or None for its defaults.
-        reference: a mask file or (H, W) class indices, for targets that need one.
+            file, a mapping, or a list of them. Masks are looked for beside the working directory. Of a detector what
+            :func:`xaiseg.explainers.detection_spec.parse_objects` reads: "pred", a class, "box 0", "x,y",
+            "x0,y0,x1,y1,class", "tp", "fp", "fn", a mapping, or a list of them.
+        params: parameters of the explainer, or None for its defaults. The layer "best" of a class activation map is the
+            one that :func:`xaiseg.faithfulness.layers.rank_layers` puts first.
+        reference: a mask file or (H, W) class indices, of a detector a file of boxes or (N, 5) boxes and class indices,
+            for targets that need one.
         seed: for methods that sample.
         device: where a model.yaml's model computes.
 
@@ -103,10 +113,21 @@ def explain(
         DataError: the image cannot be used.
         SubjectError: the model does not offer what the method needs.
     """
+    get_explainer(method)
+    session, _ = open_session(model, image, seed=seed, device=device, detectors=True)
+    targets = open_targets(session, target, reference, image=image)
+    return _explanation(session, method, targets, params)
+
+
+def _explanation(session: Session, method: str, targets: tuple[Shown, ...], params: Any = None) -> Explanation:
     chosen = get_explainer(method)
-    session, _ = open_session(model, image, seed=seed, device=device)
-    targets = open_targets(session, target, reference)
-    return Explanation(chosen, targets, base.explain(session, method, targets, params=params))
+    params, note = settled(session, chosen, targets, params)
+    if not isinstance(session, DetectionSession):
+        regions = [target for target in targets if isinstance(target, SpatialTarget)]
+        asked, found = targets, base.explain(session, method, regions, params=params)
+    else:
+        asked, found = explain_objects(session, method, _objects(targets), params=params)
+    return Explanation(chosen, asked, replace(found, notes=(*found.notes, note)) if note else found)
 
 
 def explain_image(
@@ -119,34 +140,37 @@ def explain_image(
     out: Path = Path("explanation"),
     seed: int = 0,
     device: str = "cpu",
+    settings: Sequence[str] = (),
 ) -> list[Path]:
     """Explains the prediction of one image: the logic of ``xaiseg explain``.
 
     Args:
-        model: a model.yaml of a segmentation model.
+        model: a model.yaml.
         image: an image file.
         methods: names of explainers; empty = those of :data:`DEFAULT_METHODS` that the model allows.
-        target: one or several of what :func:`xaiseg.explainers.target_spec.parse_targets` reads.
-        reference: a mask file, for targets that need one.
+        target: one or several of what :func:`explain` takes.
+        reference: a mask file, of a detector a file of boxes, for targets that need one.
         out: folder for explanation.png, one .npy a method (and target, where there are several), and manifest.json.
         seed: for methods that sample.
         device: where the model computes.
+        settings: parameters of the methods, as :func:`xaiseg.explaining_params.parse_params` reads them.
 
     Returns:
         The written files, the picture first.
 
     Raises:
-        UsageError: an unknown method or target, or nothing to explain in this image.
+        UsageError: an unknown method, target or parameter, or nothing to explain in this image.
         DataError: the image cannot be used.
         SubjectError: the model does not offer what a named method needs.
     """
     for name in methods:
         get_explainer(name)
+    params = parse_params(settings, methods or DEFAULT_METHODS)
     if out.exists() and not out.is_dir():
         raise UsageError("this is a file, not a folder", where="--out", got=out)
-    session, described = open_session(model, image, seed=seed, device=device)
-    targets = open_targets(session, target, reference)
-    found, skipped = _explained(session, targets, methods)
+    session, described = open_session(model, image, seed=seed, device=device, detectors=True)
+    targets = open_targets(session, target, reference, image=image)
+    found, skipped = _explained(session, targets, methods, params)
     facts = {**_sources(described, image), **_asked(session, targets, target), "seed": seed, "device": device}
     return _write(out, session.image.cpu().numpy(), found, {**facts, "not_run": skipped})
 
@@ -163,23 +187,41 @@ def _sources(described: ModelFile | None, image: Path) -> dict[str, Any]:
 
 
 def _explained(
-    session: Session, targets: tuple[SpatialTarget, ...], methods: Sequence[str]
+    session: Session, targets: tuple[Shown, ...], methods: Sequence[str], params: Mapping[str, Any]
 ) -> tuple[list[Explanation], dict[str, str]]:
     """Maps of all methods, and the reasons of those of the default choice that cannot run."""
     chosen = [get_explainer(name) for name in dict.fromkeys(methods or DEFAULT_METHODS)]
     skipped: dict[str, str] = {}
     if not methods:
-        reasons = {method.name: method.missing(session.subject) for method in chosen}
+        reasons = {method.name: _hindrance(session, method, targets) for method in chosen}
         skipped = {name: reason for name, reason in reasons.items() if reason}
         chosen = [method for method in chosen if method.name not in skipped]
     if not chosen:
         raise UsageError(
             "no method can explain this model", where=session.subject.info.name, got="; ".join(skipped.values())
         )
-    return [Explanation(each, targets, base.explain(session, each.name, targets)) for each in chosen], skipped
+    if isinstance(session, DetectionSession):
+        for method in chosen:
+            readings(session, method, _objects(targets))  # refuses the last method before the first has run
+    return [_explanation(session, each.name, targets, params.get(each.name)) for each in chosen], skipped
 
 
-def _asked(session: Session, targets: Sequence[SpatialTarget], asked: object) -> dict[str, Any]:
+def _hindrance(session: Session, method: Explainer, targets: Sequence[Shown]) -> str:
+    """Why a method cannot run, "" when it can."""
+    if not isinstance(session, DetectionSession):
+        return method.missing(session.subject)
+    try:
+        readings(session, method, _objects(targets))
+    except (SubjectError, UsageError) as error:
+        return str(error)
+    return ""
+
+
+def _objects(targets: Sequence[Shown]) -> list[ObjectTarget]:
+    return [target for target in targets if isinstance(target, ObjectTarget)]
+
+
+def _asked(session: Session, targets: Sequence[Shown], asked: object) -> dict[str, Any]:
     described = [
         {"name": name, **_described(session, each)} for name, each in zip(slugs(targets), targets, strict=True)
     ]
@@ -189,7 +231,10 @@ def _asked(session: Session, targets: Sequence[SpatialTarget], asked: object) ->
     return {"target": {"asked": text, **described[0]}}
 
 
-def _described(session: Session, target: SpatialTarget) -> dict[str, Any]:
+def _described(session: Session, target: Shown) -> dict[str, Any]:
+    if isinstance(session, DetectionSession) and isinstance(target, ObjectTarget):
+        return _described_object(session, target)
+    assert isinstance(target, SpatialTarget)  # of a segmenter
     facts = {
         "class": session.subject.info.classes[target.class_index],
         "region": "frozen before anything is perturbed",
@@ -204,7 +249,17 @@ def _described(session: Session, target: SpatialTarget) -> dict[str, Any]:
     return facts
 
 
-def slugs(targets: Sequence[SpatialTarget]) -> list[str]:
+def _described_object(session: DetectionSession, target: ObjectTarget) -> dict[str, Any]:
+    """An object; what each method made of the question stands beside its map."""
+    return {
+        "class": session.subject.info.classes[target.class_index],
+        "question": target.question,
+        **target.object.facts,
+        "value": None if target.question in SIDES else session.score(target),
+    }
+
+
+def slugs(targets: Sequence[Shown]) -> list[str]:
     """Names of targets for files, each once.
 
     >>> mask = np.ones((1, 1), dtype=bool)
@@ -268,6 +323,7 @@ def _entry(each: Explanation, index: int) -> dict[str, Any]:
     return {
         "method": each.method.name,
         "unit": each.unit(index),
+        "score": each.targets[index].meaning,
         "parameters": _parameters(each.attribution.params),
         "minimum": float(values.min()),
         "maximum": float(values.max()),

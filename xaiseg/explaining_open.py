@@ -3,59 +3,74 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from xaiseg.data.case import CaseRef, ImageSpec
 from xaiseg.data.entry import DataEntry
 from xaiseg.data.pixels import read_pixels, to_image, to_mask
-from xaiseg.data.readers import load_case
+from xaiseg.data.readers import get_reader, load_case
 from xaiseg.errors import UsageError
 from xaiseg.explainers.base import Budget, Session
+from xaiseg.explainers.detection_spec import ObjectScene, parse_objects
+from xaiseg.explainers.detection_targets import CandidateTarget, ObjectTarget
+from xaiseg.explainers.detections import DetectionSession
 from xaiseg.explainers.target_spec import Scene, parse_targets
 from xaiseg.explainers.targets import SpatialTarget
-from xaiseg.subject import Segmenter
+from xaiseg.subject import Detector, Segmenter
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from xaiseg.modelfile import ModelFile
 
+#: A target of a segmenter or of a detector: it has a place to outline, a unit and a meaning.
+Shown = SpatialTarget | ObjectTarget | CandidateTarget
+#: Suffix of a file with the boxes of an image -> its reader.
+BOX_FILES: Final = {".json": "coco", ".txt": "yolo", ".xml": "voc"}
+
 
 def open_session(
-    model: str | Path | Segmenter,
+    model: str | Path | Segmenter | Detector,
     image: str | Path | np.ndarray | Tensor,
     *,
     seed: int = 0,
     device: str = "cpu",
     batch_size: int = 8,
+    detectors: bool = False,
 ) -> tuple[Session, ModelFile | None]:
     """A session on one image, and what describes the model where it came from a file.
 
     Args:
-        model: a model.yaml, or a segmenter that is loaded already.
+        model: a model.yaml, or a segmenter (or a detector) that is loaded already.
         image: a file, or an array (H, W), (H, W, C) or (C, H, W): integers of 8 or 16 bits, which span the declared
             range, or floats within it.
         seed: for methods that sample.
         device: where a model.yaml's model computes.
         batch_size: images a forward pass.
+        detectors: whether the caller can work with a :class:`~xaiseg.explainers.detections.DetectionSession`.
 
     Raises:
-        UsageError: the model is no segmentation model that can be run.
+        UsageError: the model is none that can be run, or a detector where the caller needs a segmenter.
         DataError: the image cannot be used.
     """
     from xaiseg.loading import load_subject
     from xaiseg.modelfile import read_model_file
 
-    described = None if isinstance(model, Segmenter) else read_model_file(model)
-    subject = model if described is None else load_subject(described, device=device)
-    if not isinstance(subject, Segmenter) or getattr(subject, "by_case", False):
-        raise UsageError(
-            "only a segmentation model that can be run can be explained", where=model, got=type(subject).__name__
-        )
+    described, subject = None, model
+    if isinstance(model, (str, Path)):
+        described = read_model_file(model)
+        subject = load_subject(described, device=device)
+    kinds = (Segmenter, Detector) if detectors else (Segmenter,)
+    if not isinstance(subject, kinds) or getattr(subject, "by_case", False):
+        what = "a model" if detectors else "a segmentation model"
+        raise UsageError(f"only {what} that can be run can be explained", where=model, got=type(subject).__name__)
     spec = ImageSpec(subject.info.channels, subject.info.value_range, subject.info.classes)
-    return Session(subject, _pixels(image, spec, described), seed=seed, budget=Budget(batch_size)), described
+    pixels, budget = _pixels(image, spec, described), Budget(batch_size)
+    if isinstance(subject, Detector):
+        return DetectionSession(subject, pixels, seed=seed, budget=budget), described
+    return Session(subject, pixels, seed=seed, budget=budget), described
 
 
 def _pixels(image: str | Path | np.ndarray | Tensor, spec: ImageSpec, described: ModelFile | None) -> np.ndarray:
@@ -79,23 +94,56 @@ def _from_array(pixels: np.ndarray, spec: ImageSpec) -> np.ndarray:
 
 
 def open_targets(
-    session: Session, target: object, reference: str | Path | np.ndarray | None = None
-) -> tuple[SpatialTarget, ...]:
+    session: Session,
+    target: object,
+    reference: str | Path | np.ndarray | None = None,
+    *,
+    image: object = None,
+) -> tuple[Shown, ...]:
     """The targets that a user names; a target that is made already stands for itself.
 
     Args:
-        session: image and model; its prediction freezes the regions.
-        target: what :func:`xaiseg.explainers.target_spec.parse_targets` reads, or an object of
-            :mod:`xaiseg.explainers.targets`. Masks are looked for beside the working directory.
-        reference: a mask file or (H, W) class indices, for targets that need one.
+        session: image and model; its prediction freezes the regions, its detections the boxes.
+        target: what :func:`xaiseg.explainers.target_spec.parse_targets` reads, of a detector what
+            :func:`xaiseg.explainers.detection_spec.parse_objects` reads, or a target that is made already. Masks are
+            looked for beside the working directory.
+        reference: a mask file or (H, W) class indices, of a detector (N, 5) boxes or a COCO (.json), YOLO (.txt) or
+            Pascal VOC (.xml) file, for targets that need one.
+        image: the file of the image, by whose name a file of boxes is searched.
 
     Raises:
         UsageError: no such target, or nothing to explain in this image.
         DataError: the reference cannot be used.
     """
+    if isinstance(session, DetectionSession):
+        if isinstance(target, ObjectTarget):
+            return (target,)
+        return parse_objects(target, ObjectScene(session, _boxes(session, reference, image)))
     if isinstance(target, SpatialTarget):
         return (target,)
     return parse_targets(target, _scene(session, reference))
+
+
+def _boxes(session: DetectionSession, reference: str | Path | np.ndarray | None, image: object) -> np.ndarray | None:
+    """(N, 5) boxes and class indices of the image, from an array or a file."""
+    if reference is None or not isinstance(reference, (str, Path)):
+        return None if reference is None else np.asarray(reference, dtype=np.float64)
+    path = Path(reference).resolve()
+    if path.suffix.lower() not in BOX_FILES or not isinstance(image, (str, Path)):
+        got = reference if isinstance(image, (str, Path)) else "a file of boxes for an image that is no file"
+        allowed = "COCO .json, YOLO .txt or Pascal VOC .xml beside a file of the image, or an (N, 5) array"
+        raise UsageError("the reference cannot be read", where="reference", got=got, allowed=allowed)
+    if not path.is_file():
+        raise UsageError("this file is missing", where="reference", got=reference)
+    kind, picture, info = BOX_FILES[path.suffix.lower()], Path(image).resolve(), session.detector.info
+    labels = path if kind == "coco" else path.parent
+    entry = DataEntry(reader=kind, path=str(path.parent), images=str(picture.parent), annotations=str(labels))
+    spec = ImageSpec(info.channels, info.value_range, info.classes, task="detection")
+    reader = get_reader(kind)
+    found = [case for case in reader.index(entry, path.parent, spec).cases if Path(case.id).name == picture.stem]
+    if len(found) != 1:
+        raise UsageError("the reference does not hold this image", where=reference, got=picture.name)
+    return reader.load(entry, found[0], spec).boxes
 
 
 def _scene(session: Session, reference: str | Path | np.ndarray | None) -> Scene:

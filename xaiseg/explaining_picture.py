@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from xaiseg.explainers.targets import SpatialTarget
+from xaiseg.explainers.detection_targets import DetectedObject
 from xaiseg.explaining import Explanation
+from xaiseg.explaining_open import Shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,14 +55,16 @@ def draw(path: Path, image: np.ndarray, found: Sequence[Explanation]) -> None:
     axes = figure.subplots(rows, columns, squeeze=False)
     picture = _picture(image)
     for index, target in enumerate(targets):
-        _panel(axes[index, 0], picture, target, f"image, {target.name} outlined")
+        shown = getattr(target, "object", None)
+        more = f"\n{shown.caption}" if isinstance(shown, DetectedObject) else ""
+        _panel(axes[index, 0], picture, target, f"image, {target.name} outlined{more}")
         for axis, each in zip(axes[index, 1:], found, strict=True):
             end = colour_scale(each, index)
             blank = not each.values[index].any()
             scale = "zero everywhere: nothing moves the score" if blank else f"1 = {end:.3g} {each.unit(index)}"
             _panel(axis, picture, target, f"{each.method.name}\n{scale}")
-            shown = np.clip(each.values[index] / end, -1.0, 1.0)
-            axis.imshow(shown, cmap="RdBu_r", vmin=-1, vmax=1, alpha=0.1 + 0.8 * np.abs(shown))
+            scaled = np.clip(each.values[index] / end, -1.0, 1.0)
+            axis.imshow(scaled, cmap="RdBu_r", vmin=-1, vmax=1, alpha=0.1 + 0.8 * np.abs(scaled))
     bar = figure.colorbar(ScalarMappable(Normalize(-1, 1), "RdBu_r"), ax=axes.ravel().tolist(), shrink=0.8, pad=0.01)
     bar.set_label("share of the map's scale\n(against the target  –  for the target)")
     figure.savefig(path, metadata={"Software": None})
@@ -74,11 +77,24 @@ def _picture(image: np.ndarray) -> np.ndarray:
     return np.asarray(np.moveaxis(shown, 0, -1) / max(high - low, 1e-12))
 
 
-def _panel(axis: Axes, picture: np.ndarray, target: SpatialTarget, title: str) -> None:
+def _panel(axis: Axes, picture: np.ndarray, target: Shown, title: str) -> None:
     axis.imshow(picture)
-    if not target.mask.all():
+    box = getattr(target, "xyxy", None)
+    if box is not None:
+        _box(axis, box)
+    elif not target.mask.all():
         # Black under yellow: the outline shows on dark, bright, red and blue alike.
         axis.contour(target.mask, levels=[0.5], colors="black", linewidths=2.0)
         axis.contour(target.mask, levels=[0.5], colors="#ffd400", linewidths=1.0)
     axis.set_title(title, fontsize=8)
     axis.set_axis_off()
+
+
+def _box(axis: Axes, xyxy: tuple[float, float, float, float]) -> None:
+    """The box of an object, in the colours of an outline; pixel centres lie at whole numbers of the axis."""
+    from matplotlib.patches import Rectangle
+
+    left, top, right, bottom = xyxy
+    for colour, width in (("black", 2.0), ("#ffd400", 1.0)):
+        corner = (left - 0.5, top - 0.5)
+        axis.add_patch(Rectangle(corner, right - left, bottom - top, fill=False, edgecolor=colour, linewidth=width))

@@ -128,21 +128,17 @@ def train(
         SubjectError: the loss is no number; names the step and the cases. No weights are written.
     """
     how: Task = task or MaskTask(objective or Objective(), classes)
-    own: Pictures = how.pictures(train_cases, recipe, "train")
-    held_out: Pictures = how.pictures(validation_cases, recipe, "validation")
-    _refuse(own, held_out, how)
+    own, held_out = _pictures(how, recipe, train_cases, validation_cases)
     torch.manual_seed(derive_seed(seed, "first weights"))
     network = build()
     how.prepare(network, own)
     state = _State.start(network, recipe, device)
-    out.mkdir(parents=True, exist_ok=True)
-    checkpoint = out / "checkpoint.pt"
     document = _document(recipe, seed, classes, (own, held_out), start)
     parameters = sum(p.numel() for p in state.network.parameters())
-    weights = out / "weights.safetensors"
+    out.mkdir(parents=True, exist_ok=True)
+    weights, checkpoint = out / "weights.safetensors", out / "checkpoint.pt"
     if weights.is_file() and not checkpoint.is_file():
-        log("this training is done already; nothing was trained")
-        return replace(_done(weights, document, how), parameters=parameters)
+        return replace(_done(weights, document, how, log), parameters=parameters)
     if checkpoint.is_file():
         state.resume(checkpoint, document, how)
         log(f"resumed after epoch {state.epoch}")
@@ -152,10 +148,9 @@ def train(
         state.close_epoch(score)
         state.save(checkpoint, document)
         log(f"epoch {state.epoch:3d}/{recipe.epochs} loss {loss:.4f} validation: {score}")
-    _write_weights(weights, state, document)
+    best = _write_weights(weights, state, document)
     checkpoint.unlink()
-    assert state.best is not None  # there was an epoch
-    return Trained(weights, state.best_epoch, state.best, parameters)
+    return Trained(weights, state.best_epoch, best, parameters)
 
 
 def _document(recipe: Recipe, seed: int, classes: int, parts: Sequence[Pictures], start: str | None) -> str:
@@ -164,13 +159,18 @@ def _document(recipe: Recipe, seed: int, classes: int, parts: Sequence[Pictures]
     return json.dumps(fixed if start is None else {**fixed, "start": start}, sort_keys=True)
 
 
-def _refuse(own: Pictures, held_out: Pictures, task: Task) -> None:
-    """What cannot be trained, found before any time is spent."""
+def _pictures(
+    task: Task, recipe: Recipe, train_cases: Iterable[Case], validation_cases: Iterable[Case]
+) -> tuple[Pictures, Pictures]:
+    """Both parts on the network's grid; what cannot be trained is found before any time is spent."""
+    own: Pictures = task.pictures(train_cases, recipe, "train")
+    held_out: Pictures = task.pictures(validation_cases, recipe, "validation")
     shared = sorted(set(own.ids) & set(held_out.ids))
     if shared:
         raise UsageError("a case is in the training and in the validation part", where="train", got=shared[0],
                          then="Scores would be of images that the network has seen")  # fmt: skip
     task.refuse(own)
+    return own, held_out
 
 
 @dataclass
@@ -299,7 +299,7 @@ def _epoch(
     return total / recipe.steps
 
 
-def _write_weights(path: Path, state: _State, document: str) -> None:
+def _write_weights(path: Path, state: _State, document: str) -> Scored:
     from safetensors.torch import save
 
     assert state.best is not None  # there was an epoch
@@ -313,6 +313,7 @@ def _write_weights(path: Path, state: _State, document: str) -> None:
     }  # fmt: skip
     path.with_suffix(".tmp").write_bytes(in_order(save(tensors, metadata=metadata)))
     path.with_suffix(".tmp").replace(path)
+    return state.best
 
 
 def in_order(data: bytes) -> bytes:
@@ -328,7 +329,7 @@ def in_order(data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
-def _done(weights: Path, document: str, task: Task) -> Trained:
+def _done(weights: Path, document: str, task: Task, log: Callable[[str], None]) -> Trained:
     """What a finished training of the same document left in the folder."""
     from safetensors import safe_open
 
@@ -337,4 +338,5 @@ def _done(weights: Path, document: str, task: Task) -> Trained:
     if metadata.get("training") != document or "score" not in metadata:
         raise UsageError("the folder holds the weights of another training", where=weights,
                          then="Remove them or choose another folder")  # fmt: skip
+    log("this training is done already; nothing was trained")
     return Trained(weights, int(metadata["epoch"]), task.restored(json.loads(metadata["score"])), 0)

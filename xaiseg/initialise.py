@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -11,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from xaiseg import zoo
-from xaiseg.drafts import Draft, draw, relative
-from xaiseg.errors import DataError, NothingToAudit, SubjectError, UsageError, XaisegError, did_you_mean
+from xaiseg.drafts import Draft, draw
+from xaiseg.errors import DataError, NothingToAudit, SubjectError, UsageError, XaisegError
+from xaiseg.initialise_boxes import PROBED, Probe, draw_boxes, guess_detector, probe
+from xaiseg.initialise_source import guess_source
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,6 +56,9 @@ def initialise(
     lines += [f"look at this: {warning}" for warning in draft.warnings]
     if draft.dice is not None:
         lines.append(f"tried {len(draft.tried)} images: mean Dice {draft.dice:.2f} against their references")
+    if draft.agreement is not None:
+        said = f"tried {len(draft.tried)} images: average precision {draft.agreement:.2f} against their labels"
+        lines.append(f"{said}, whatever the class (blue in the picture: detected, yellow: labelled)")
     lines.append(f"wrote {out}" + (f" and {picture}" if picture else ""))
     return lines
 
@@ -63,11 +67,16 @@ def write(draft: Draft, out: Path) -> Path | None:
     """Writes the draft, and a picture of a prediction beside its reference when there is one; returns its path."""
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(draft.text(), encoding="utf-8")
+    model = draft.model()
+    picture = out.with_suffix(".png")
+    if model.task == "detection":
+        threshold = model.output.threshold.value
+        draw_boxes(*draft.tried[0], low_high=model.input.range, threshold=threshold).save(picture)
+        return picture
     shown = [pair for pair in draft.tried if pair[0].reference is not None and (pair[0].reference > 0).any()]
     if not shown and not draft.tried:
         return None
-    picture = out.with_suffix(".png")
-    draw(*(shown or draft.tried)[0], low_high=draft.model().input.range).save(picture)
+    draw(*(shown or draft.tried)[0], low_high=model.input.range).save(picture)
     return picture
 
 
@@ -75,9 +84,9 @@ def guess(model: str, data: Path, *, folder: Path = Path(), trust: bool = False)
     """Guesses task, channels, range, size, classes and activation, and tries a few images.
 
     Args:
-        model: a file (.onnx, .pt2, .pt, .pth, .ckpt, .safetensors), a zoo name, ``smp:ARCH:ENCODER:WEIGHTS`` or
-            ``torchvision:NAME:WEIGHTS``.
-        data: a folder of images and masks.
+        model: a file (.onnx, .pt2, .pt, .pth, .ckpt, .safetensors, MegaDetector .json), a zoo name,
+            ``smp:ARCH:ENCODER:WEIGHTS`` or ``torchvision:NAME:WEIGHTS``.
+        data: a folder of images and masks or boxes, or a COCO file with its images beside it.
         folder: where model.yaml will stand.
         trust: allow formats that can execute code.
 
@@ -88,101 +97,59 @@ def guess(model: str, data: Path, *, folder: Path = Path(), trust: bool = False)
     from xaiseg.data.readers import entry_from_folder
     from xaiseg.loading import EXECUTES
 
-    source, why = _guess_source(model, folder)
+    source, why = guess_source(model, folder)
     if not trust and (runs := [kind for kind in source if kind in EXECUTES]):
         what = f"{EXECUTES[runs[0]]} {model} would execute code"
         raise UsageError(what, where="MODEL", then="Use --trust if you trust whoever made the file")
     entry = entry_from_folder(data)
-    labels = _labels(entry)
-    names = ["background", "foreground"] if labels <= 2 else ["background", *(f"class-{i}" for i in range(1, labels))]
+    alone = (
+        "no column 'cluster', 'group' or 'patient': images are assumed independent; name a column with cluster: in "
+        "model.yaml"
+    )
     values: dict[str, Any] = {"name": Path(source.get("weights") or model).stem, "task": "segmentation"}
-    values |= {"classes": names, "source": source}
+    values |= {"classes": ["background", "foreground"], "source": source}
     values |= {"trust": True} if trust else {}
     values |= {"intended_use": ""}
+    guesses = {("name", ""): "from the file's name", ("source", ""): why}
+    draft = Draft(values, guesses, entry, folder, warnings=() if entry.cluster else (alone,))
+    seen = probe(draft) if any(kind in source for kind in PROBED) else None
+    if _is_detector(draft, seen):
+        return guess_detector(draft, seen)
+    return _guess_segmenter(draft)
+
+
+def _is_detector(draft: Draft, seen: Probe | None) -> bool:
+    """Whether model and data are about boxes.
+
+    Raises:
+        UsageError: one is about boxes and the other is not.
+    """
+    source, reader = draft.values["source"], draft.entry.reader
+    detects = "ultralytics" in source or str(source.get("predictions", "")).endswith(".json")
+    detects = detects or ("zoo" in source and zoo.card(source["zoo"]).task == "detection")
+    detects = detects or (seen is not None and bool(seen.readings))
+    if detects and reader not in ("coco", "yolo", "voc"):
+        then = "A detector needs boxes: a COCO file, labels/*.txt (YOLO) or annotations/*.xml (Pascal VOC)"
+        raise UsageError("the model detects boxes and the data hold masks", where="--data", got=reader, then=then)
+    if not detects and reader in ("yolo", "voc"):
+        got = "no answer" if seen is None else f"an answer of the shape {seen.shape}"
+        then = "docs/models.md lists the layouts; finished boxes need source: {python: ...}"
+        raise UsageError("the data hold boxes and the model is no detector that is known here", where="MODEL", got=got,
+                         then=then)  # fmt: skip
+    return detects
+
+
+def _guess_segmenter(draft: Draft) -> Draft:
+    labels = _labels(draft.entry)
+    names = ["background", "foreground"] if labels <= 2 else ["background", *(f"class-{i}" for i in range(1, labels))]
     guesses = {
-        ("name", ""): "from the file's name",
         ("task", ""): "the data hold masks",
         ("classes", ""): f"the masks hold {labels} values; write their real names",
-        ("source", ""): why,
     }
-    alone = "no column 'cluster' or 'group': images are assumed independent; name a column with cluster: in model.yaml"
-    draft = Draft(values, guesses, entry, folder, warnings=() if entry.cluster else (alone,))
+    draft = replace(draft, values={**draft.values, "classes": names}, guesses={**draft.guesses, **guesses})
     draft = _guess_input(draft)
     draft = _guess_output(draft)
     return _guess_normalisation(draft)
-
-
-def _guess_source(model: str, folder: Path) -> tuple[dict[str, Any], str]:
-    kind, _, rest = model.partition(":")
-    if kind in ("smp", "torchvision") and rest:
-        return _named_source(kind, rest, folder)
-    if model in zoo.list_models():
-        shipped = zoo.card(model).weights
-        if not shipped:
-            raise UsageError("this zoo model ships no weights", where="MODEL", got=model, then="Train it first")
-        return {"zoo": model, "weights": shipped[0].file}, "the weights that ship with the package"
-    path = Path(model)
-    if not path.is_file():
-        hint = did_you_mean(model, zoo.list_models())
-        raise UsageError("there is no such file or zoo model", where="MODEL", got=model, then=hint)
-    where = relative(path, folder)
-    if path.suffix in (".onnx", ".pt2"):
-        return {"onnx" if path.suffix == ".onnx" else "exported": where}, "from the file's ending"
-    if path.suffix in (".pt", ".pth", ".ckpt", ".safetensors", ".torchscript"):
-        if _is_torchscript(path):
-            return {"torchscript": where}, "the file holds a program"
-        return {"zoo": _fitting_zoo_model(path), "weights": where}, "names and shapes of the weights fit"
-    allowed = (
-        ".onnx, .pt2, .pt, .pth, .ckpt, .safetensors, a zoo name, smp:ARCH:ENCODER:WEIGHTS, torchvision:NAME:WEIGHTS"
-    )
-    raise UsageError("this is no known kind of model", where="MODEL", got=model, allowed=allowed)
-
-
-def _named_source(kind: str, rest: str, folder: Path) -> tuple[dict[str, Any], str]:
-    parts = rest.split(":", 2 if kind == "smp" else 1)
-    if len(parts) != (3 if kind == "smp" else 2):
-        allowed = "smp:ARCH:ENCODER:WEIGHTS or torchvision:NAME:WEIGHTS"
-        raise UsageError("the model is not named in full", where="MODEL", got=f"{kind}:{rest}", allowed=allowed)
-    weights = relative(Path(parts[-1]), folder)
-    if kind == "smp":
-        return {"smp": {"arch": parts[0], "encoder": parts[1]}, "weights": weights}, "as given"
-    return {"torchvision": parts[0], "weights": weights}, "as given"
-
-
-def _is_torchscript(path: Path) -> bool:
-    import zipfile
-
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in name for name in archive.namelist())
-
-
-def _fitting_zoo_model(path: Path) -> str:
-    from xaiseg.weights import fit_weights, read_weights
-
-    state = read_weights(path, where="MODEL")
-    channels, outputs = _ends(state)
-    for name in zoo.list_models():
-        try:
-            fit_weights(zoo.build(name, channels, outputs), state)
-        except UsageError:
-            continue
-        return name
-    raise UsageError(
-        "a file of weights does not say which network it belongs to",
-        where="MODEL",
-        got=path.name,
-        then="Write source: {torch: file.py:build, weights: ...} by hand, or give smp:ARCH:ENCODER:WEIGHTS",
-    )
-
-
-def _ends(state: Mapping[str, Tensor]) -> tuple[int, int]:
-    """Channels that the first convolution takes and that the last one gives, as far as the order of names tells."""
-    kernels = [value for value in state.values() if value.ndim == 4]
-    takes = min((int(kernel.shape[1]) for kernel in kernels), default=1)
-    gives = min((int(kernel.shape[0]) for kernel in kernels), default=1)
-    return takes, gives
 
 
 def _refs(entry: DataEntry, spec: ImageSpec) -> list[Any]:
@@ -256,16 +223,22 @@ def _guess_size(draft: Draft, network: Network) -> Draft:
 
 def _training_size(draft: Draft) -> int | None:
     """The size that our own trainer wrote into a file of weights."""
+    facts = training_facts(draft)
+    return int(facts["recipe"]["size"]) if facts else None
+
+
+def training_facts(draft: Draft) -> dict[str, Any]:
+    """What our own trainer wrote into a file of weights; empty where there is nothing."""
     from xaiseg.loading import weights_path
 
     path = weights_path(draft.model())
     if path is None or path.suffix != ".safetensors":
-        return None
+        return {}
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
         training = (file.metadata() or {}).get("training")
-    return int(json.loads(training)["recipe"]["size"]) if training else None
+    return dict(json.loads(training)) if training else {}
 
 
 def _network(draft: Draft) -> Network:

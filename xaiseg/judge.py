@@ -66,7 +66,7 @@ class Overall:
         sentence: "6 of 9 gates are met, none is failed, 3 cannot be decided ...".
         exit_code: 0 all gates pass or none declared, 1 a gate fails, 3 insufficient or not run, 4 a gate check
             crashed.
-        caveats: e.g. "against default floors, not agreed by a clinician", "demonstration on generated images",
+        caveats: e.g. "against default floors, not agreed by anybody", "demonstration on generated images",
             "POST HOC: ...". Printed on page 1.
     """
 
@@ -178,10 +178,16 @@ def _finding(
 
 def _more(ruling: Ruling, facts: Mapping[str, Any]) -> str:
     if ruling.more is not None and ruling.at_least:
-        return f"at least {ruling.more} more {unit(facts, ruling.more)} would be needed"
+        return f"at least {ruling.more} more {unit(facts, ruling.more)}{_like(ruling, facts)} would be needed"
     if ruling.more is not None:
-        return f"about {ruling.more} more {unit(facts, ruling.more)} would settle it"
+        return f"about {ruling.more} more {unit(facts, ruling.more)}{_like(ruling, facts)} would settle it"
     return "sits on the bound" if ruling.on_bound else ""
+
+
+def _like(ruling: Ruling, facts: Mapping[str, Any]) -> str:
+    """Which clusters are wanted, where a requirement rests on some of them: those with lesion-free images, say."""
+    rests, whole = ruling.estimate.n_clusters if ruling.estimate is not None else None, facts.get("n_clusters")
+    return f" like the {rests} that it rests on" if rests and whole and rests < whole else ""
 
 
 def unit(facts: Mapping[str, Any], count: int) -> str:
@@ -262,7 +268,9 @@ def _settle_sentence(binding: Sequence[tuple[Finding, Ruling]], facts: Mapping[s
     if known:
         of = "it" if len(undecided) == 1 else "them" if len(known) == len(undecided) else f"{len(known)} of them"
         about = "At least" if any(ruling.at_least and ruling.more is not None for ruling in undecided) else "About"
-        text += f" {about} {max(known)} more {unit(facts, max(known))} would settle {of}."
+        most = max((ruling for ruling in undecided if ruling.more is not None), key=lambda ruling: ruling.more or 0)
+        like = _like(most, facts) if len(undecided) == 1 else ""
+        text += f" {about} {max(known)} more {unit(facts, max(known))}{like} would settle {of}."
     if on_bound:
         text += f" {on_bound} {'sits' if on_bound == 1 else 'sit'} on the bound: more data would hardly settle it."
     return text
@@ -307,7 +315,7 @@ def _caveats(
         (bool(facts.get("generated")), "demonstration on generated images"),
         (
             any(finding.requirement.agreed_by is None for finding in gates),
-            "against default floors, not agreed by a clinician",
+            "against default floors, not agreed by anybody",
         ),
         (facts.get("cluster_declared") is False, "images are assumed independent: no column groups them"),
         (
@@ -315,9 +323,16 @@ def _caveats(
             "it is not known on which data the operating threshold was chosen",
         ),
         (untested, "false positives were not tested: the data hold no lesion-free image"),
-        (failed > 0, f"{failed} {unit({'cluster_column': 'image'}, failed)} failed and count as the worst value"),
     ]
-    said = [text for holds, text in found if holds]
-    said += [f"held back at INSUFFICIENT EVIDENCE: {cap.reason}" for cap in caps]
+    said = [text for holds, text in found if holds] + _of_images(estimates, failed)
+    said += [f"held back at INSUFFICIENT EVIDENCE: {cap.reason}" for cap in caps if gates]
     said += [f"the check {name} crashed: {why}" for name, why in crashed.items() if name not in gated]
     return said
+
+
+def _of_images(estimates: Sequence[Estimate], failed: int) -> list[str]:
+    """Caveats about images without any answer, and about a detector that is silent on all of them."""
+    nothing = "nothing was detected in any image: check input, classes and threshold before you believe it"
+    silent = any(item.metric == "detections_sum" and item.value == 0 and not item.target for item in estimates)
+    words = "image failed and counts" if failed == 1 else "images failed and count"
+    return [nothing] * silent + [f"{failed} {words} as the worst value"] * (failed > 0)

@@ -187,7 +187,7 @@ def _measure_case(
         rows.append({"case": name, "status": "failed", "reason": str(case)})
         return
     maps = found.evidence.setdefault(name, {})
-    context = CaseContext(check.id, params, kit.plan, kit.subject, case, predictor, maps, kit.load)
+    context = CaseContext(check.id, params, kit.plan, kit.subject, case, predictor, maps, kit.load, kit.datasets)
     torch.manual_seed(derive_seed(kit.plan["seed"], check.id, name))
     started = time.perf_counter()
     try:

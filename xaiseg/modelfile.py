@@ -19,7 +19,7 @@ from xaiseg import yamlfile
 from xaiseg.data.case import ImageSpec
 from xaiseg.data.entry import DataEntry
 from xaiseg.errors import UsageError, did_you_mean
-from xaiseg.modelfile_parts import SOURCES, InputSpec, OutputSpec, Part, SmpSource, Source, ThresholdSpec
+from xaiseg.modelfile_parts import SOURCES, InputSpec, OutputSpec, Part, SmpSource, Source, ThresholdSpec, TileSpec
 
 __all__ = [
     "SOURCES",
@@ -36,7 +36,7 @@ __all__ = [
     "read_model_file",
 ]
 
-DataName = Literal["train", "validation", "calibration", "test", "members", "nonmembers"]
+DataName = Literal["train", "validation", "calibration", "test", "members", "nonmembers", "backgrounds"]
 
 #: Text that YAML reads as itself without quotes.
 _PLAIN: Final = re.compile(r"[A-Za-z_/][\w./-]*")
@@ -204,6 +204,9 @@ def _refuse_other_task(document: ModelDocument, file: yamlfile.YamlFile) -> None
         if given and document.task != task:
             what = f"output.{given[0]} is for task: {task}"
             raise UsageError(what, where=file.where("output", given[0]), got=f"task: {document.task}")
+    if document.input.tile is not None and (document.task != "detection" or document.source.kind == "predictions"):
+        got = f"task: {document.task}, source: {document.source.kind}"
+        raise UsageError("input.tile is for detectors that look at images", where=file.where("input", "tile"), got=got)
 
 
 def _beside(entry: DataEntry, folder: Path) -> DataEntry:
@@ -250,6 +253,7 @@ def _part(keys: tuple[str | int, ...]) -> type[BaseModel] | None:
         ("source",): Source,
         ("source", "smp"): SmpSource,
         ("input",): InputSpec,
+        ("input", "tile"): TileSpec,
         ("output",): OutputSpec,
         ("output", "threshold"): ThresholdSpec,
     }

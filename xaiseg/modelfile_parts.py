@@ -83,6 +83,21 @@ class Source(Part):
         return self.weights or (self.smp.weights if self.smp is not None else None)
 
 
+class TileSpec(Part):
+    """How a large image is cut into tiles for a detector."""
+
+    size: tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=32)]] = Field(description="[H, W] in pixels")
+    overlap: Annotated[int, Field(ge=0)] = Field(
+        64, description="pixels that neighbours share; at least the length of the largest animal"
+    )
+
+    @model_validator(mode="after")
+    def _moves_on(self) -> TileSpec:
+        if 2 * self.overlap > min(self.size):
+            raise ValueError(f"the overlap {self.overlap} is more than half of the tile {list(self.size)}")
+        return self
+
+
 class InputSpec(Part):
     """How the network wants its images. `mean` and `std` are in the units of `range`."""
 
@@ -107,6 +122,9 @@ class InputSpec(Part):
         None, description="sides are padded to a multiple; null = what the source is known to need"
     )
     mode: Literal["bilinear", "nearest"] = Field("bilinear", description="interpolation towards the network")
+    tile: TileSpec | None = Field(
+        None, description="detection: larger images are looked at tile by tile; null = as a whole"
+    )
 
     @field_validator("range")
     @classmethod

@@ -94,6 +94,11 @@ PHRASES: Final[Mapping[str, Phrase]] = {
     "calibration.pixels ece_region_image": Phrase(
         "the calibration error (ECE) around the lesion is {amount} on average"
     ),
+    "shortcut.background suppression": Phrase("the share of found objects that vanish, beyond the sham, is {amount}"),
+    "shortcut.artefacts suppression": Phrase("the share of found objects that vanish, beyond the sham, is {amount}"),
+    "shortcut.artefacts appearance": Phrase("answers where the mark is, beyond the sham, are {amount} an image"),
+    "shortcut.object removal_effect": Phrase("the share of answers that go with their object is {amount}"),
+    "shortcut.position edge_loss": Phrase("the share of found objects that vanish at the edge is {amount}"),
     "explanation excess_context_deletion": Phrase(
         "{target} finds the context better than the best picture without a model, by {amount} on average",
         zero="{target} finds the context at least as well as the best picture without a model",

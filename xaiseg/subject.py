@@ -34,6 +34,8 @@ class Boxes:
         class_scores: (N, K) float32 or None.
         masks: (N, H, W) bool or None.
         candidates: (N,) int64, which of the :class:`RawBoxes` each detection is, or None.
+        merged: (N,) int64, how often tiles of one image saw each detection again at the threshold, or None without
+            tiles.
     """
 
     xyxy: Tensor
@@ -42,6 +44,7 @@ class Boxes:
     class_scores: Tensor | None = None
     masks: Tensor | None = None
     candidates: Tensor | None = None
+    merged: Tensor | None = None
 
     def __post_init__(self) -> None:
         n = self.scores.shape[0]

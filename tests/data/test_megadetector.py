@@ -82,3 +82,14 @@ def test_a_file_of_another_kind_and_an_image_that_stands_twice(tmp_path):
         read_batch(written(tmp_path, {"images": [], "annotations": [], "categories": []}))
     with pytest.raises(UsageError, match="this image stands twice. Got: b.jpg"):
         read_batch(written(tmp_path, FILE | {"images": [FILE["images"][1]] * 2}))
+
+
+def test_labels_in_place_of_detections_are_recognised(tmp_path):
+    path = tmp_path / "annotations.json"
+    path.write_text('{"images": [], "annotations": [], "categories": []}', encoding="utf-8")
+    with pytest.raises(UsageError, match="no MegaDetector file.*a COCO file of labels: it belongs to the data"):
+        read_batch(path)
+    path.write_text("[]", encoding="utf-8")
+    with pytest.raises(UsageError) as caught:
+        read_batch(path)
+    assert "COCO" not in str(caught.value)

@@ -125,7 +125,7 @@ def test_a_folder_that_is_none(tmp_path):
     with pytest.raises(UsageError, match=r"this is no data folder.*images/ and masks/"):
         entry_from_folder(tmp_path / "nowhere")
     save(tmp_path / "a.png", square_mask())
-    with pytest.raises(UsageError, match="this is no data folder"):
+    with pytest.raises(UsageError, match="images and no labels"):
         entry_from_folder(tmp_path)
 
 

@@ -178,7 +178,10 @@ class Context(Protocol):
         """Offers a (H, W) map for the galleries; kept as 64 x 64 float16 when the case is chosen."""
 
     def load(self, ref: CaseRef, entry: str = "test") -> Case:
-        """Loads a case of a data entry (for ``measure_once``)."""
+        """Loads a case of a data entry."""
+
+    def listed(self, entry: str = "test") -> Sequence[CaseRef]:
+        """The cases of a data entry, () where model.yaml has no such entry."""
 
 
 class Check(Protocol):
@@ -221,6 +224,11 @@ BUILTIN: Final = (
     "explanation_examples",
     "explanation_context",
     "robustness_degradation",
+    "shortcut_background",
+    "shortcut_object",
+    "shortcut_artefacts",
+    "shortcut_position",
+    "shortcut_lookalikes",
 )
 
 

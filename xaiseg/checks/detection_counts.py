@@ -24,6 +24,7 @@ def quantities(held: Found, target: str, params: Any, tables: Tables) -> Iterato
     yield from _counts(held, target, tables)
     yield from _empty_tiles(held, target, params, survey)
     yield from _projected(held, target, params, survey)
+    yield from _borders(tables, target)
     yield from _totals(held, target, survey)
     yield from _coco(held, target, params, tables)
 
@@ -154,6 +155,17 @@ def _projected(held: Found, target: str, params: Any, survey: dict[str, np.ndarr
         withheld=_too_few(int(known_empty(survey, len(held.cases)).sum()), params),
         note=f"precision when {100 * share:g} % of tiles are empty; false alarms on {source}",
     )  # fmt: skip
+
+
+def _borders(tables: Tables, target: str) -> Iterator[Quantity]:
+    """What a count tile by tile would hold too many; only where images were looked at in tiles."""
+    rows = reference_rows(tables.rows[ID])
+    rows = rows[rows["merged"].notna()]
+    rows = rows[rows["target"] == target] if target else rows
+    if len(rows):
+        again = sum(int(np.asarray(times).sum()) for times in rows["merged"])
+        note = "detections that a count tile by tile would hold twice, at the threshold; they were merged"
+        yield fact("border_duplicates", again, of="detection", target=target, note=note)
 
 
 def _totals(held: Found, target: str, survey: dict[str, np.ndarray]) -> Iterator[Quantity]:

@@ -89,6 +89,7 @@ _FLOATS, _WHOLE = pa.list_(pa.float64()), pa.list_(pa.int64())
         ("found", _WHOLE),  # which object; -1 = false, -2 = in an ignored region
         ("hits", _WHOLE),  # bit t: it finds an object at the t-th IoU of COCO
         ("void", _WHOLE),  # bit t: it lies in an ignored region at that IoU
+        ("merged", _WHOLE),  # of each detection: how often other tiles of the image saw it again; null without tiles
         ("box", pa.list_(pa.float32())),  # corners of the detections, one after the other
         ("reference_size", _FLOATS),
         ("reference_score", _FLOATS),  # of the detection that found the object; 0 = missed at any threshold
@@ -115,7 +116,8 @@ class PerformanceDetection:
         for index, name in enumerate(context.facts["classes"]):
             found, table, objects = _matched(case.boxes, context.detections(), index, context.params)
             _offer(context, found, table, objects, threshold)
-            yield {"target": name, **_row(case, found, table, objects, threshold)}
+            again = _again(context.detections(), index, table.order)
+            yield {"target": name, "merged": again, **_row(case, found, table, objects, threshold)}
 
     def quantities(self, tables: Tables, params: Any) -> Iterable[Quantity]:
         """Overall and, with several classes, for each class."""
@@ -138,6 +140,13 @@ def _matched(reference: np.ndarray, boxes: Boxes, index: int, params: Params) ->
         threshold=params.match_iou,
     )  # fmt: skip
     return corners[table.order], table, objects
+
+
+def _again(boxes: Boxes, index: int, order: np.ndarray) -> list[int] | None:
+    """How often other tiles saw each detection of one class again, in the order of its table; None without tiles."""
+    if boxes.merged is None:
+        return None
+    return [int(value) for value in boxes.merged[boxes.labels == index].numpy()[order]]
 
 
 def _row(case: Case, found: np.ndarray, table: Matches, objects: np.ndarray, threshold: float) -> Row:

@@ -146,9 +146,21 @@ def class_index(name: str, spec: ImageSpec, where: object, *, word: str = "class
         return spec.classes.index(name)
     hint = did_you_mean(name, spec.classes)
     raise UsageError(
-        f"the {word} '{name}' is no class of the model", where=where, allowed=", ".join(spec.classes),
+        f"the {word} '{name}' is no class of the model", where=where, allowed=_few(spec.classes),
         then=" ".join(part for part in (hint if hint.endswith("?") else "", then) if part) or None,
     )  # fmt: skip
+
+
+def _few(classes: Sequence[str]) -> str:
+    """Class names with their numbers, the first of many."""
+    shown = ", ".join(f"{number} {name}" for number, name in enumerate(classes[:8]))
+    return shown + (f" and {len(classes) - 8} more" if len(classes) > 8 else "")
+
+
+def mapping_hint(number: object) -> str:
+    """What to write where the labels use another name than the model."""
+    said = f"labels: {{{number}: N}} below the data in model.yaml, with N the number of the class that it is"
+    return f"Rename it, or write {said}, or 255 to leave it out"
 
 
 def polygon(numbers: Sequence[float]) -> np.ndarray:

@@ -91,7 +91,7 @@ class Dataset:
     """The cases of one entry of ``data:`` in model.yaml.
 
     Attributes:
-        name: test, train, validation, calibration, members or nonmembers.
+        name: test, train, validation, calibration, members, nonmembers or backgrounds.
         reader: name of the reader that loads the cases.
         cases: sorted by id.
         cluster_column: the column that gave the clusters, or None when images are assumed independent.

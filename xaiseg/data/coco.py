@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 
 from xaiseg.data.base import Index, reader
-from xaiseg.data.boxes import Labelled, boxed_case, class_index, polygon, refuse_corners, with_boxes
+from xaiseg.data.boxes import Labelled, boxed_case, class_index, mapping_hint, polygon, refuse_corners, with_boxes
 from xaiseg.data.case import Case, CaseRef, ImageSpec
 from xaiseg.data.entry import DataEntry
 from xaiseg.data.files import Place, partners
@@ -204,8 +204,7 @@ def _class_index(
     if category not in names:
         raise UsageError("this category is not listed", where=where, got=category)
     name = names[category]
-    then = f"Rename it, or map it under labels: {{{category}: class index}}, 255 to ignore it"
-    return class_index(name, spec, where, word="category", then=then)
+    return class_index(name, spec, where, word="category", then=mapping_hint(category))
 
 
 def _refuse_corners(things: Mapping[Any, Sequence[Thing]], images: Mapping[str, Mapping[str, Any]], file: Path) -> None:

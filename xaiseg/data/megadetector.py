@@ -91,7 +91,9 @@ def _document(path: Path) -> dict[str, Any]:
         name for name, kind in kinds if not isinstance(document, dict) or not isinstance(document.get(name), kind)
     ]
     if lacking:
-        raise UsageError(f"this is no MegaDetector file: it has no '{lacking[0]}'", where=path)
+        labels = isinstance(document, dict) and {"images", "annotations"} <= set(document)
+        then = "This is a COCO file of labels: it belongs to the data" if labels else None
+        raise UsageError(f"this is no MegaDetector file: it has no '{lacking[0]}'", where=path, then=then)
     return dict(document)
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 IGNORE: Final = 255
 
+#: What to do with a picture that is too large.
+_CUT: Final = "Cut it with `xaiseg tiles`"
 #: What decoders raise on damaged files, besides their own errors.
 _DAMAGED: Final = (
     OSError,
@@ -62,7 +64,8 @@ def _read_picture(path: Path, max_pixels: int, index_colours: bool) -> np.ndarra
                 picture = ImageOps.exif_transpose(held)
                 return _from_pillow(path, picture, index_colours)
     except Image.DecompressionBombError as error:
-        raise DataError("the image is too large", where=path, allowed=f"{max_pixels} pixels") from error
+        allowed = f"{max_pixels / 1e6:g} megapixels"
+        raise DataError("the image is too large", where=path, allowed=allowed, then=_CUT) from error
     except (UnidentifiedImageError, *_DAMAGED) as error:
         raise DataError(f"the file cannot be decoded ({_short(error, path)})", where=path) from error
 
@@ -92,8 +95,9 @@ def refuse_large(path: Path, height: int, width: int, max_pixels: int) -> None:
     """
     if height * width > max_pixels:
         raise DataError(
-            "the image is too large", where=path, got=f"{height} x {width} pixels", allowed=f"{max_pixels} pixels",
-            then="Cut it into tiles",
+            "the image is too large", where=path, got=f"{height} x {width} pixels",
+            allowed=f"{max_pixels / 1e6:g} megapixels",
+            then=_CUT,
         )  # fmt: skip
     if height * width == 0:
         raise DataError("the image has no pixels", where=path)

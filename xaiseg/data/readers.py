@@ -11,6 +11,7 @@ from typing import Final
 from xaiseg.data.base import READERS, Reader, list_digest
 from xaiseg.data.case import Case, CaseRef, Dataset, ImageSpec
 from xaiseg.data.entry import DataEntry
+from xaiseg.data.pixels import SUFFIXES
 from xaiseg.data.sidecar import read_sidecars
 from xaiseg.errors import UsageError, did_you_mean
 
@@ -26,6 +27,8 @@ BUILTIN: Final = {
     "scene": "xaiseg.data.generated",
 }
 
+#: Columns whose name says that their values are independent units, the first of them first.
+CLUSTER_COLUMNS: Final = ("cluster", "group", "patient", "patient_id", "flight")
 #: Other names that tools give a COCO file; Roboflow writes it among the images.
 _COCO_NAMES: Final = ("_annotations.coco.json", "images/_annotations.coco.json")
 #: What every aerial survey is asked about (Hodgson et al., PLoS ONE 2013): columns that need no declaration.
@@ -93,27 +96,35 @@ def entry_from_folder(path: Path) -> DataEntry:
 
     Without masks/, a folder with a COCO file (annotations.json, _annotations.coco.json, or its only JSON file) is COCO,
     one with labels/*.txt is YOLO, and one with XML files in annotations/, Annotations/, labels/ or images/ is Pascal
-    VOC. One whose images/ holds NIfTI or DICOM files is read as such. Clusters come from the column ``cluster``, else
-    ``group``, of meta.csv (or of the images of a COCO file), else from the volume or the patient of a header, else
-    every image stands for itself. Columns habitat, sea_state, glint and gsd_cm of meta.csv are strata.
+    VOC. One whose images/ holds NIfTI or DICOM files is read as such. Clusters come from the first of
+    :data:`CLUSTER_COLUMNS` that meta.csv (or the images of a COCO file) has, else from the volume or the patient of a
+    header, else every image stands for itself. Columns habitat, sea_state, glint and gsd_cm of meta.csv are strata.
+
+    Boxes may also lie among their images, in a folder without images/, and a COCO file may be named itself.
 
     Raises:
-        UsageError: the folder is missing or has no images/, or a table cannot be read.
+        UsageError: the folder is missing or has no image, or a table cannot be read.
     """
-    folder = Path(path).resolve()
-    if not (folder / "images").is_dir():
-        raise UsageError("this is no data folder", where=path, allowed="a folder with images/ and masks/ or labels")
+    file, folder = None, Path(path).resolve()
+    if folder.is_file() and folder.suffix.lower() == ".json":
+        file, folder = folder.name, folder.parent
+    images = None if (folder / "images").is_dir() else "."
+    if not folder.is_dir() or (images and not _holds_images(folder)):
+        allowed = "a folder with images/ and masks/ or labels, a folder of images with their labels, or a COCO file"
+        raise UsageError("this is no data folder", where=path, allowed=allowed)
     meta = folder / "meta.csv"
     sidecar = {column for row in read_sidecars([meta]).values() for column in row} if meta.is_file() else set()
     columns = set(sidecar)
-    reader, annotations = _kind(folder)
+    reader, annotations = ("coco", file) if file else _kind(folder) if images is None else _kind_beside(folder)
     if reader == "coco":
         from xaiseg.data.coco import image_columns, read_coco
 
         columns |= image_columns(read_coco(folder / (annotations or "annotations.json")))
-    cluster = next((column for column in ("cluster", "group") if column in columns), None)
+    cluster = next((column for column in CLUSTER_COLUMNS if column in columns), None)
     strata = tuple(name for name in _SURVEY_STRATA if name in sidecar)
-    return DataEntry(reader=reader, path=str(folder), cluster=cluster, annotations=annotations, strata=strata)
+    return DataEntry(
+        reader=reader, path=str(folder), images=images, cluster=cluster, annotations=annotations, strata=strata
+    )
 
 
 def _kind(folder: Path) -> tuple[str, str | None]:
@@ -127,6 +138,26 @@ def _kind(folder: Path) -> tuple[str, str | None]:
         if any(name.endswith(suffixes) for name in names):
             return reader, None
     return "folder", None
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(path.suffix.lower() in SUFFIXES for path in folder.iterdir())
+
+
+def _kind_beside(folder: Path) -> tuple[str, str | None]:
+    """The reader of a folder in which labels lie among the images.
+
+    Raises:
+        UsageError: there are images and no labels.
+    """
+    found = _labels(folder)
+    if found is not None:
+        return found
+    for reader, suffix in (("yolo", ".txt"), ("voc", ".xml")):
+        if any(path.with_suffix(suffix).is_file() for path in folder.iterdir() if path.suffix.lower() in SUFFIXES):
+            return reader, "."
+    then = "Put a COCO file (annotations.json), YOLO .txt or Pascal VOC .xml files there"
+    raise UsageError("this folder holds images and no labels", where=folder, then=then)
 
 
 def _labels(folder: Path) -> tuple[str, str | None] | None:

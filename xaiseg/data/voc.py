@@ -83,15 +83,24 @@ def _parsed(path: Path) -> ET.Element:
     return root
 
 
+def object_names(path: Path) -> list[str]:
+    """What the objects of a file are called.
+
+    Raises:
+        DataError: this is no VOC file.
+    """
+    return [_name(item) for item in _parsed(path).iter("object")]
+
+
 def _refuse_unknown(paths: list[Path], spec: ImageSpec) -> None:
     """Stops at the first class name that the model lacks; files that cannot be read fail their own cases later."""
     for path in paths:
         try:
-            root = _parsed(path)
+            names = object_names(path)
         except DataError:
             continue
-        for item in root.iter("object"):
-            class_index(_name(item), spec, path, then="Rename it in the files or in classes:")
+        for name in names:
+            class_index(name, spec, path, then="Rename it in the files or in classes:")
 
 
 def _labelled(item: ET.Element, where: str, spec: ImageSpec, path: Path) -> Labelled:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from xaiseg.data.base import Index, reader
-from xaiseg.data.boxes import Labelled, boxed_case, class_index, with_boxes
+from xaiseg.data.boxes import Labelled, boxed_case, class_index, mapping_hint, with_boxes
 from xaiseg.data.case import Case, CaseRef, ImageSpec
 from xaiseg.data.entry import DataEntry
 from xaiseg.data.files import Place, images_by_id, partners
@@ -79,8 +79,7 @@ def _classes(entry: DataEntry, place: Place, spec: ImageSpec) -> dict[int, int]:
     if found is not None:
         names, source = found
         listed = {number: name for number, name in names.items() if number not in (entry.labels or {})}
-        then = "Rename it, or map its number under labels: {number: class index}, 255 to ignore it"
-        table = {number: class_index(name, spec, source, then=then) for number, name in listed.items()}
+        table = {number: class_index(name, spec, source, then=mapping_hint(number)) for number, name in listed.items()}
     for number, index in (entry.labels or {}).items():
         if not (index < len(spec.classes) or index == IGNORE):
             allowed = f"0 to {len(spec.classes) - 1}, or 255 to ignore"

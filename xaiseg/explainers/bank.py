@@ -104,8 +104,13 @@ class MaskBank:
         difference = image - self.fill
         for first in range(start, stop, size):
             chosen = slice(first, min(first + size, stop))
-            masks = self.cells.masks(self._rows[chosen], self._groups[chosen], image.device)
-            yield from torch.addcmul(self.fill, masks[:, None], difference)
+            yield from self._painted(chosen, difference)
+
+    def _painted(self, chosen: slice, difference: Tensor) -> Tensor:
+        # In a function of its own, so that no batch of masks lives on beside the next: under glibc the holes that they
+        # left made the heap grow to several times what is needed.
+        masks = self.cells.masks(self._rows[chosen], self._groups[chosen], difference.device)
+        return torch.addcmul(self.fill, masks[:, None], difference)
 
     def _draw(self, count: int) -> None:
         held = len(self._rows)

@@ -285,6 +285,7 @@ BUILTIN: Final = (
     "cam",
     "cam_eigen",
     "cam_masks",
+    "detection_odam",
     "gradient",
     "gradient_more",
     "occlusion",
@@ -389,9 +390,7 @@ def explain(session: Session, method: str, targets: Sequence[Target], *, params:
 
 def _checked(found: Attribution, method: str, shape: tuple[int, ...], cost: Cost) -> Attribution:
     if found.values.shape != shape:
-        raise SubjectError(
-            "the map has another size than the image", where=method, got=found.values.shape, allowed=shape
-        )
+        raise SubjectError("the map has another size", where=method, got=found.values.shape, allowed=shape)
     if not np.isfinite(found.values).all():
         raise SubjectError("the map is not finite", where=method, got="NaN or infinity")
     notes = found.notes

@@ -12,10 +12,11 @@ from xaiseg.checks.detection_rows import ID, OWN_RULE, Found, gathered
 from xaiseg.detection.curves import FROC_RATES, precision_recall
 from xaiseg.estimate import Estimate
 from xaiseg.reports import svg
-from xaiseg.reports.facts import cluster_word, cluster_words
+from xaiseg.reports.facts import cluster_words
 from xaiseg.reports.figures import Plot, Story, Table, View, absence, colour_of, figure, missing_note
 from xaiseg.reports.numbers import both_text, number
-from xaiseg.reports.words import plural
+from xaiseg.reports.survey import collection_table, count_words, mistake_words, where_table
+from xaiseg.reports.words import capital, group_name, plural
 
 #: What no audit of tiles can see; it stands beside every count.
 SEEN_ONLY: Final = (
@@ -34,7 +35,7 @@ def detection(view: View) -> Story:
     classes = list(view.plan["facts"]["classes"])
     held = gathered(rows, [], classes, float(view.plan["facts"]["threshold"]))
     plots = [_precision_recall(view, held), _froc(view), _counts(view, held)]
-    tables = [_groups(view), _sizes(view), _empty(view)]
+    tables = [where_table(view), collection_table(view), _groups(view), _sizes(view), _empty(view)]
     return Story(
         view.lead(_answer(view, held, recall)),
         tuple(plot for plot in plots if plot is not None),
@@ -46,14 +47,13 @@ def _answer(view: View, held: Found, recall: Estimate) -> str:
     total, found = int(held.reference.sum()), int(held.right.sum())
     said = f"at its threshold of {held.threshold:g} the model finds {found} of {plural(total, 'animal')}: "
     said += f"{both_text(recall)} over {cluster_words(view.plan, recall.n_clusters)}"
-    precision, bias, near = view.get("precision"), view.get("count_bias"), view.get("clusters_within_5_percent")
+    precision = view.get("precision")
     if precision is not None:
-        said += f". Of its boxes {both_text(precision)} are right on these tiles"
-    if bias is not None and bias.value is not None:
-        way = "too many" if bias.value > 0 else "too few"
-        said += f". Summed over all tiles it counts {number(100 * abs(bias.value), 1)} % {way}"
-    if near is not None and near.value is not None:
-        said += f", and {number(100 * near.value, 0)} % of {cluster_word(view.plan)} are right to within 5 %"
+        said += f". Of its boxes {both_text(precision)} are right on these tiles; {mistake_words(view)}"
+    said = f"{said.rstrip('.')}. {count_words(view).rstrip('.')}"
+    again = view.get("border_duplicates")
+    if again is not None and again.value is not None:
+        said += f". Where tiles overlap, {again.value:.0f} detections stood twice and were merged"
     animals = view.get("animals_total")
     if animals is not None:
         said += f". The annotators' counts stand for {both_text(animals)} animals in the surveyed area"
@@ -144,7 +144,9 @@ def _counts(view: View, held: Found) -> Plot | None:
     if not len(names):
         return None
     parts = _scatter(40, 320, held.reference, held.detected, "one dot is one image", jitter=True)
-    parts += _scatter(390, 670, sums[0], sums[1], f"one dot is one of {plural(len(groups), 'cluster')}", jitter=False)
+    parts += _scatter(
+        390, 670, sums[0], sums[1], f"one dot is one of {cluster_words(view.plan, len(groups))}", jitter=False
+    )
     bias = view.get("count_bias")
     alt = f"Detected against annotated animals, by image ({len(names)}) and by cluster ({len(groups)})"
     alt += f"; bias {both_text(bias)}." if bias is not None else "."
@@ -182,7 +184,9 @@ def _groups(view: View) -> Table | None:
     for stratum in strata:
         recall = held[stratum, "recall"]
         cells = [_cell(held.get((stratum, metric))) for metric in metrics]
-        rows.append((stratum.replace("=", " "), f"{recall.n} in {recall.n_clusters} clusters", *cells))
+        rows.append(
+            (capital(group_name(stratum)), f"{recall.n} in {cluster_words(view.plan, recall.n_clusters)}", *cells)
+        )
     head = ("group", "animals", "found", "boxes right", "false positives an image", "count bias")
     return Table("By declared group, with 90 % intervals", head, tuple(rows))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from markupsafe import Markup
 
 from xaiseg.checks.base import load_checks
+from xaiseg.checks.detection_rows import ID as SURVEY
 from xaiseg.estimate import Estimate
 from xaiseg.judge import Finding, Overall, Verdict
 from xaiseg.reports.bounds import interval_mark, threshold_plot
@@ -21,6 +22,7 @@ from xaiseg.reports.marks import mark
 from xaiseg.reports.methods import mapping, methods
 from xaiseg.reports.numbers import figure_of, range_text, value_text
 from xaiseg.reports.palette import LOOKS, Look
+from xaiseg.reports.survey import survey_answers
 from xaiseg.reports.words import capital, label, metric_name, plural, short_reason
 
 if TYPE_CHECKING:
@@ -29,8 +31,12 @@ if TYPE_CHECKING:
     from xaiseg.run import RunDirectory
 
 GATES_ON_PAGE_1: Final = 10
+#: Groups whose reasons a section spells out one by one.
+MOST_NAMED: Final = 4
 _UNITS: Final[Mapping[str, str]] = {"data set": ""}
 ROLES: Final = ("Ran the audit", "Answers for the model", "Answers for the use")
+#: Who knows the animals looks at the pictures before anybody answers for the use.
+SURVEY_ROLES: Final = (ROLES[0], "Knows the animals: looked at the pictures above", *ROLES[1:])
 
 
 @dataclass(frozen=True)
@@ -144,10 +150,11 @@ def page_context(material: Material, comparison: Mapping[str, Any] | None = None
         "not_run": [item for item in plan["checks"] if not item["runs"]],
         "galleries": shown, "legend": legend, "box_legend": box_legend,
         "windows": window_rows(evidence, threshold), "boxes": plan["model"].get("task") == "detection",
-        "comparison": comparison,
+        "comparison": comparison, "answers": _answers(material),
         "failed": [row for row in material.errors if row.get("kind") != "crashed"],
         "crashed": [row for row in material.errors if row.get("kind") == "crashed"],
-        "methods": paragraphs, "references": references, "mapping_head": head, "mapping": rows, "roles": ROLES,
+        "methods": paragraphs, "references": references, "mapping_head": head, "mapping": rows,
+        "roles": SURVEY_ROLES if plan["model"].get("task") == "detection" else ROLES,
         "software": sorted((name, value) for name, value in plan["environment"].items() if value is not None),
         "post_hoc": protocol.get("sha256") != plan["protocol"]["sha256"],
     }  # fmt: skip
@@ -161,13 +168,20 @@ def _line(finding: Finding, material: Material, anchors: Mapping[str, str]) -> L
         mark=mark(LOOKS[finding.verdict]),
         sentence=finding.sentence,
         brief=_brief(finding, estimate),
-        reason=". ".join(part for part in (capital(finding.reason), capital(finding.more)) if part),
+        reason=_reason(finding, estimate),
         value=value_text(estimate) if held and estimate is not None else "",
         spread=range_text(estimate, estimate.interval) if estimate is not None else "",
         drawing=interval_mark(finding, estimate),
         evidence=_evidence(estimate, material.plan) if estimate is not None else "",
         anchor=anchors.get(finding.estimate_id or "", ""),
     )
+
+
+def _reason(finding: Finding, estimate: Estimate | None) -> str:
+    """The reason in full; of many groups the worst alone, since the section lists them all in a table."""
+    many = len(finding.members) > MOST_NAMED
+    said = short_reason(finding, estimate) if many else capital(finding.reason)
+    return ". ".join(part for part in (said, capital(finding.more)) if part)
 
 
 def _brief(finding: Finding, estimate: Estimate | None) -> str:
@@ -187,6 +201,8 @@ def _evidence(item: Estimate, plan: Mapping[str, Any], *, stratum: bool = True) 
     """How many of what, as in "139 lesions, 90 patients", with the group that they belong to."""
     if item.kind == "fact":
         return "count"
+    if item.of == "cluster":
+        return cluster_words(plan, item.n_clusters)
     clusters = cluster_words(plan, item.n_clusters)
     # A statistic is formed from the contributions of images, whatever it describes.
     word = "image" if item.kind == "statistic" else _UNITS.get(item.of, item.of)
@@ -237,6 +253,15 @@ def _section(
         lines=tuple(lines[f.requirement.id] for f in chosen),
         details=_without_echo([_detail(estimate, material.plan, anchors) for estimate in own]),
     )
+
+
+def _answers(material: Material) -> tuple[tuple[str, str], ...]:
+    """What an audit of a survey detector answers on page 1; none for other audits."""
+    item = next((one for one in material.plan["checks"] if one["id"] == SURVEY and one["runs"]), None)
+    if item is None:
+        return ()
+    chosen = tuple(finding for finding in material.findings if finding.requirement.check == SURVEY)
+    return survey_answers(View(SURVEY, item["params"], material.estimates, chosen, material.plan, material.run))
 
 
 def _told(view: View, warnings: list[str]) -> Story:

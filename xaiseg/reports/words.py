@@ -30,6 +30,7 @@ METRICS: Final[Mapping[str, str]] = {
     "false_positives_per_km2": "false positives a square kilometre",
     "false_positives_per_image": "false positives an image",
     "projected_precision": "precision at the survey's share of empty tiles",
+    "border_duplicates": "detections that tiles saw twice and that were merged",
     "count_mae": "mean error of an image's count",
     "exact_count_share": "images counted exactly",
     "clusters_within_5_percent": "clusters counted right to within 5 %",
@@ -64,8 +65,19 @@ METRICS: Final[Mapping[str, str]] = {
     "overlap_train_test": "test cases among the training data",
     "near_overlap_train_test": "near-duplicates of training images",
     "near_duplicates": "near-duplicate images",
+    "suppression": "found objects that vanish, beyond the sham",
+    "removal_effect": "answers that go with their object, beyond the sham",
+    "appearance": "answers where the mark is, beyond the sham",
+    "edge_loss": "found objects that vanish at the edge, beyond the sham",
+    "hidden_loss": "found objects that vanish when partly hidden, beyond the sham",
+    "neighbour_effect": "change of the neighbours' confidence",
+    "false_change": "change of false detections",
+    "flip_rate": "found objects that are lost, unpaired",
+    "left_out": "edits that were not made",
+    "group_share": "share of the look-alikes",
 }
 FACTORS: Final[Mapping[str, str]] = {
+    "gsd_cm": "GSD in cm",
     "blur_px": "blur",
     "noise_sd": "noise",
     "jpeg_quality": "JPEG",
@@ -109,8 +121,18 @@ def label(estimate: Estimate) -> str:
     'loss of Dice, blur mild'
     """
     parts = [metric_name(estimate.metric), estimate.target, factor_level(estimate.factor, estimate.level)]
-    parts += [estimate.stratum.replace("=", " "), "" if estimate.subject == "reference" else estimate.subject]
+    parts += [group_name(estimate.stratum), "" if estimate.subject == "reference" else estimate.subject]
     return ", ".join(part for part in parts if part)
+
+
+def group_name(stratum: str) -> str:
+    """A stratum in words.
+
+    >>> group_name("sea_state=3"), group_name("gsd_cm=5.5"), group_name("")
+    ('sea state 3', 'GSD in cm 5.5', '')
+    """
+    factor, _, level = stratum.partition("=")
+    return factor_level(factor, level)
 
 
 def factor_level(factor: str, level: str) -> str:
@@ -134,7 +156,7 @@ def short_label(requirement: Requirement) -> str:
 
 def _member_name(estimate: Estimate) -> str:
     """Which group, degradation or variant an estimate is about; "" when it is about all cases."""
-    return estimate.stratum.replace("=", " ") or factor_level(estimate.factor, estimate.level)
+    return group_name(estimate.stratum) or factor_level(estimate.factor, estimate.level)
 
 
 def short_reason(finding: Finding, estimate: Estimate | None) -> str:

@@ -1,0 +1,62 @@
+"""Effects against sums by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from xaiseg.checks.shortcut_quantities import change, drop, effects, lost
+
+RNG = np.random.default_rng(0)
+ROWS = pd.DataFrame(
+    {
+        "case": [f"c{index // 3}" for index in range(12)],
+        "target": ["seal", "pup"] * 6,
+        "lost_edit": RNG.random(12) < 0.6,
+        "lost_sham": RNG.random(12) < 0.3,
+        "confidence_edit": RNG.random(12),
+        "confidence_sham": RNG.random(12),
+    }
+)
+
+
+def named(rows, failed=False, worst=1.0):
+    found = effects(rows, failed, "suppression", factor="f", level="x", better="lower", note="n", worst=worst)
+    return {(one.metric, one.target, one.level): one for one in found}
+
+
+def test_effects_are_differences_of_edit_and_sham_in_the_same_row():
+    found = named(ROWS)
+    for target in ("", "seal", "pup"):
+        held = [row for row in ROWS.to_dict("records") if target in ("", row["target"])]
+        effect = found["suppression", target, "x"]
+        assert effect.values.tolist() == [int(row["lost_edit"]) - int(row["lost_sham"]) for row in held]
+        assert effect.cases.tolist() == [row["case"] for row in held]
+        expected = [row["confidence_sham"] - row["confidence_edit"] for row in held]
+        np.testing.assert_allclose(found["confidence_drop", target, "x"].values, expected)
+        assert found["flip_rate", target, "x"].values.mean() == np.mean([row["lost_edit"] for row in held])
+        assert found["flip_rate", target, "x, sham"].values.mean() == np.mean([row["lost_sham"] for row in held])
+        assert effect.values.mean() == pytest.approx(
+            found["flip_rate", target, "x"].values.mean() - found["flip_rate", target, "x, sham"].values.mean()
+        )
+
+
+def test_one_class_is_not_told_twice():
+    assert {target for _, target, _ in named(ROWS[ROWS["target"] == "seal"])} == {""}
+
+
+def test_nothing_measured_is_missing_unless_images_failed():
+    assert named(ROWS[:0])["suppression", "", "x"].missing
+    assert not named(ROWS[:0], failed=True)["suppression", "", "x"].missing
+    assert named(ROWS[:0], failed=True, worst=None)["suppression", "", "x"].missing
+
+
+def test_swapping_edit_and_sham_turns_every_effect_round():
+    names = {"lost_edit": "lost_sham", "lost_sham": "lost_edit", "confidence_edit": "confidence_sham",
+             "confidence_sham": "confidence_edit"}  # fmt: skip
+    turned = ROWS.rename(columns=names)
+    np.testing.assert_array_equal(lost(turned), -lost(ROWS))
+    np.testing.assert_allclose(drop(turned), -drop(ROWS))
+    found = change(ROWS, "m", "confidence", factor="f", level="x", note="n")
+    np.testing.assert_allclose(found.values, -drop(ROWS))

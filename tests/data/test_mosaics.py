@@ -1,0 +1,133 @@
+"""Tiles of large pictures: every pixel and box is there once, and memory stays with the band."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from xaiseg.data import mosaics
+from xaiseg.data.case import ImageSpec
+from xaiseg.data.mosaics import Cut, cut_boxes, cut_folder, tiles
+from xaiseg.data.readers import entry_from_folder, load_case, open_dataset
+from xaiseg.errors import DataError, UsageError
+
+KINDS = {
+    "plain.tif": {},
+    "zip.tif": {"tile": (64, 64), "compression": "zlib"},
+    "strips.tif": {"rowsperstrip": 37, "compression": "zlib"},
+}
+
+
+def picture(*, colour=True, shape=(300, 410), seed=0):
+    return np.random.default_rng(seed).integers(0, 255, (*shape, 3) if colour else shape, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("colour", [True, False])
+@pytest.mark.parametrize("name", [*KINDS, "p.png"])
+@pytest.mark.parametrize("cut", [Cut(100), Cut(128, 40), Cut(500)])
+def test_tiles_are_the_picture(tmp_path, name, colour, cut):
+    pixels = picture(colour=colour)
+    if name.endswith(".png"):
+        Image.fromarray(pixels).save(tmp_path / name)
+    else:
+        tifffile.imwrite(tmp_path / name, pixels, photometric="rgb" if colour else "minisblack", **KINDS[name])
+    again, seen = np.zeros_like(pixels), np.zeros(pixels.shape[:2], int)
+    for top, left, tile in tiles(tmp_path / name, cut):
+        height, width = tile.shape[:2]
+        assert max(height, width) <= cut.size
+        again[top : top + height, left : left + width] = tile
+        seen[top : top + height, left : left + width] += 1
+    assert (again == pixels).all()
+    assert seen.min() == 1
+    assert (seen.max() > 1) == (cut.overlap > 0)
+
+
+@pytest.mark.parametrize("kind", [{}, {"tile": (256, 256), "compression": "zlib"}])
+def test_memory_stays_with_the_band(tmp_path, kind):
+    tifffile.imwrite(tmp_path / "m.tif", np.zeros((4096, 4096), np.uint8), **kind)
+    tracemalloc.start()
+    count = sum(1 for _ in tiles(tmp_path / "m.tif", Cut(256)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 256
+    assert peak < 4096 * 4096 / 3, "the whole picture has 16 MiB, a band 1 MiB"
+
+
+def test_what_can_only_be_decoded_whole_has_a_limit(tmp_path, monkeypatch):
+    Image.fromarray(picture()).save(tmp_path / "p.png")
+    monkeypatch.setattr(mosaics, "WHOLE_MEGAPIXELS", 0.1)
+    with pytest.raises(DataError, match=r"too large. Got: 0 megapixels. Allowed: 0.1 megapixels. Save it as TIFF"):
+        next(tiles(tmp_path / "p.png", Cut(100)))
+
+
+def test_turned_pictures_are_turned_or_refused(tmp_path):
+    turned = Image.fromarray(picture(shape=(40, 90)))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "p.png", exif=exif)
+    (tile,) = [pixels for _, _, pixels in tiles(tmp_path / "p.png", Cut(100))]
+    assert (tile == np.rot90(picture(shape=(40, 90)), -1)).all()
+    for name, more in (("t.tif", {"extratags": [(274, 3, 1, 6, True)]}), ("a.tif", {"planarconfig": "separate"})):
+        pixels = picture(shape=(40, 90))
+        pixels = np.moveaxis(pixels, -1, 0) if name == "a.tif" else pixels
+        tifffile.imwrite(tmp_path / name, pixels, photometric="rgb", **more)
+        with pytest.raises(DataError, match="this kind of TIFF is not cut"):
+            next(tiles(tmp_path / name, Cut(100)))
+
+
+def test_boxes_are_cut_and_halves_are_ignored():
+    things = [{"category_id": 1, "bbox": [90, 0, 40, 10]}, {"category_id": 1, "bbox": [10, 10, 5, 5], "iscrowd": 1}]
+    left, right = (list(cut_boxes(things, 0, x, (100, 100))) for x in (0, 100))
+    assert [(box["bbox"], box["iscrowd"]) for box in left] == [([90, 0, 10, 10], 1), ([10, 10, 5, 5], 1)]
+    assert [(box["bbox"], box["iscrowd"]) for box in right] == [([0, 0, 30, 10], 0)]
+
+
+def world(folder):
+    (folder / "images" / "a").mkdir(parents=True)
+    Image.fromarray(picture()).save(folder / "images" / "a" / "m.png")
+    document = {
+        "images": [{"id": 5, "file_name": "a/m.png", "width": 410, "height": 300, "habitat": "ice"}],
+        "annotations": [{"id": 1, "image_id": 5, "category_id": 3, "bbox": [95, 20, 30, 12]}],
+        "categories": [{"id": 3, "name": "seal"}],
+    }
+    (folder / "annotations.json").write_text(json.dumps(document), encoding="utf-8")
+    return folder
+
+
+def test_a_cut_folder_can_be_audited(tmp_path):
+    assert cut_folder(world(tmp_path / "big"), tmp_path / "small", Cut(100)) == 15
+    entry = entry_from_folder(tmp_path / "small")
+    spec = ImageSpec(3, classes=("seal",), task="detection")
+    data = open_dataset("test", entry, root=tmp_path, spec=spec)
+    assert (len(data.cases), data.n_clusters, data.cluster_column) == (15, 1, "group")
+    assert {case.survey["footprint"] for case in data.cases} == {"disjoint"}
+    boxes = {case.id: load_case(entry, case, spec).boxes.tolist() for case in data.cases}
+    assert [box for held in boxes.values() for box in held] == [[95, 20, 100, 32, 255], [0, 20, 25, 32, 0]]
+
+
+def test_overlapping_tiles_say_so_and_nothing_is_written_over(tmp_path):
+    cut_folder(world(tmp_path / "big"), tmp_path / "small", Cut(100, 20))
+    document = json.loads((tmp_path / "small" / "annotations.json").read_text(encoding="utf-8"))
+    assert {image["footprint"] for image in document["images"]} == {"overlapping"}
+    with pytest.raises(UsageError, match="not empty"):
+        cut_folder(tmp_path / "big", tmp_path / "small", Cut(100))
+
+
+@pytest.mark.parametrize(("size", "overlap"), [(16, 0), (64, 40), (64, -1)])
+def test_senseless_cuts_are_refused(size, overlap):
+    with pytest.raises(UsageError, match="tiles must be"):
+        Cut(size, overlap)
+
+
+def test_a_missing_or_damaged_picture_is_said(tmp_path):
+    with pytest.raises(DataError, match="missing"):
+        next(tiles(tmp_path / "no.tif", Cut(100)))
+    for name in ("bad.tif", "bad.png"):
+        (tmp_path / name).write_bytes(b"no picture at all")
+        with pytest.raises(DataError, match="cannot be decoded"):
+            next(tiles(tmp_path / name, Cut(100)))

@@ -1,0 +1,135 @@
+"""Effects of edits: always the difference between an edit and its sham, within one object of one image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+
+from xaiseg.checks.base import Quantity, Tables
+from xaiseg.checks.quantities import UNIT_RANGE, fact, failed_cases, missing, reference_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: A difference of two shares.
+DIFFERENCE: Final = (-1.0, 1.0)
+_PAIRED: Final = "edit minus sham, within one object"
+
+
+def held_rows(tables: Tables, check: str) -> tuple[pd.DataFrame, bool]:
+    """Rows with an answer, sorted by case and object, and whether any image failed."""
+    table = tables.rows[check]
+    rows = reference_rows(table).sort_values(["case", "object"], kind="stable")
+    return rows, bool(failed_cases(table))
+
+
+def left_out(tables: Tables, check: str) -> Iterator[Quantity]:
+    """How many edits found no room or nothing to edit, reason by reason: nothing is dropped in silence."""
+    table = tables.rows[check]
+    absent = table[(table["status"] == "not_applicable") & (table["subject"] == "reference")]
+    for reason, rows in absent.groupby("reason", sort=True):
+        yield fact("left_out", len(rows), of="edit", level=str(reason), note="edits that were not made")
+
+
+def objects(rows: pd.DataFrame, factor: str, level: str) -> pd.DataFrame:
+    """The rows of objects under one edit."""
+    return rows[(rows["factor"] == factor) & (rows["level"] == level) & (rows["object"] != "")]
+
+
+def lost(rows: pd.DataFrame) -> np.ndarray:
+    """(n,) float64 in {-1, 0, 1}: lost after the edit minus lost after its sham."""
+    return np.asarray(rows["lost_edit"].to_numpy(dtype=np.float64) - rows["lost_sham"].to_numpy(dtype=np.float64))
+
+
+def drop(rows: pd.DataFrame) -> np.ndarray:
+    """(n,) float64: confidence after the sham minus confidence after the edit."""
+    sham, edit = (rows[f"confidence_{name}"].to_numpy(dtype=np.float64) for name in ("sham", "edit"))
+    return np.asarray(sham - edit)
+
+
+def effects(
+    rows: pd.DataFrame,
+    failed: bool,
+    metric: str,
+    *,
+    factor: str,
+    level: str,
+    better: Literal["higher", "lower", ""],
+    note: str,
+    worst: float | None,
+) -> Iterator[Quantity]:
+    """What an edit does to objects: lost more often, less confident, and both flip rates for reading.
+
+    Args:
+        rows: rows of objects under this edit.
+        failed: whether any image failed; then the effect has a value even without rows.
+        metric: name of the effect on being found.
+        factor: of the quantities.
+        level: of the quantities.
+        better: which direction of the effect is good.
+        note: what the edit is.
+        worst: what a failed image counts as.
+
+    Yields:
+        For all objects together, then for each class where several have objects.
+    """
+    classes = sorted(set(rows["target"]))
+    for target in ("", *classes) if len(classes) > 1 else ("",):
+        held = rows[rows["target"] == target] if target else rows
+        yield from _effects(held, failed, metric, factor, level, target, better, note, worst)
+
+
+def _effects(
+    rows: pd.DataFrame,
+    failed: bool,
+    metric: str,
+    factor: str,
+    level: str,
+    target: str,
+    better: Literal["higher", "lower", ""],
+    note: str,
+    worst: float | None,
+) -> Iterator[Quantity]:
+    cases = rows["case"].to_numpy(dtype=object)
+    if not len(cases) and not (failed and worst is not None):
+        for name in (metric, "confidence_drop"):
+            yield missing(name, "no object that the model finds could be edited so", factor=factor, level=level)
+        return
+    yield Quantity(
+        metric, "mean", cases, lost(rows), better=better, of="object", worst=worst, factor=factor, level=level,
+        weigh="case", bounds=DIFFERENCE, target=target, strata=True,
+        note=f"{note}; share of found objects that are lost, {_PAIRED}",
+    )  # fmt: skip
+    yield Quantity(
+        "confidence_drop", "mean", cases, drop(rows), of="object", factor=factor, level=level, weigh="case",
+        bounds=DIFFERENCE, target=target, note=f"{note}; confidence after the sham minus after the edit",
+    )  # fmt: skip
+    for column, name in (("lost_edit", level), ("lost_sham", f"{level}, sham")):
+        yield Quantity(
+            "flip_rate", "proportion", cases, rows[column].to_numpy(dtype=np.float64), of="object", factor=factor,
+            level=name, weigh="case", bounds=UNIT_RANGE, target=target,
+            note=f"{note}; share of found objects that are lost, unpaired",
+        )  # fmt: skip
+
+
+def change(
+    rows: pd.DataFrame,
+    metric: str,
+    column: str,
+    *,
+    factor: str,
+    level: str,
+    note: str,
+    better: Literal["lower", ""] = "",
+    bounds: tuple[float, float] | None = None,
+    worst: float | None = None,
+    unit: str = "",
+) -> Quantity:
+    """The mean over images of ``<column>_edit`` minus ``<column>_sham``."""
+    values = rows[f"{column}_edit"].to_numpy(dtype=np.float64) - rows[f"{column}_sham"].to_numpy(dtype=np.float64)
+    return Quantity(
+        metric, "mean", rows["case"].to_numpy(dtype=object), values, better=better, factor=factor, level=level,
+        weigh="case", bounds=bounds, worst=worst, unit=unit, note=note,
+    )  # fmt: skip

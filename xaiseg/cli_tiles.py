@@ -1,0 +1,23 @@
+"""The verb ``xaiseg tiles``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def tiles(
+    data: Annotated[
+        Path, typer.Argument(help="A folder with images/ and annotations.json (COCO).", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder.", show_default=False)],
+    size: Annotated[int, typer.Option("--size", min=32, help="Side of a tile, px.")] = 640,
+    overlap: Annotated[int, typer.Option("--overlap", min=0, help="Pixels that neighbours share.")] = 0,
+) -> None:
+    """Cuts large pictures and their boxes into tiles; the tiles of a picture stay together as one cluster."""
+    from xaiseg.data.mosaics import Cut, cut_folder
+
+    count = cut_folder(data, out, Cut(size, overlap))
+    typer.echo(f"wrote {count} tiles to {out}")

@@ -1,0 +1,245 @@
+"""Cuts large pictures of a COCO data set into tiles, pictures and boxes alike, without holding a whole picture.
+
+A TIFF is read strip by strip or tile by tile, so that memory grows with its width and the height of a tile. PNG and
+JPEG have no such access: Pillow decodes them as a whole, and above :data:`WHOLE_MEGAPIXELS` they are refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from xaiseg.data.coco import read_coco
+from xaiseg.errors import DataError, UsageError
+
+#: Largest picture that is decoded as a whole, in megapixels: 1.2 GB of colour.
+WHOLE_MEGAPIXELS: Final = 400
+#: A box of which a tile holds less than this share is a region to ignore there: nobody could be blamed for missing it.
+LEAST_SHARE: Final = 0.5
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How pictures are cut.
+
+    Attributes:
+        size: side of a tile in pixels; the last of a row or column may be smaller.
+        overlap: pixels that neighbours share. With any, animals stand in two tiles, and no total in animals is formed.
+    """
+
+    size: int
+    overlap: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size < 32 or not 0 <= 2 * self.overlap <= self.size:
+            raise UsageError("tiles must be 32 px or more and overlap by half of that at most", where="size, overlap",
+                             got=f"{self.size}, {self.overlap}")  # fmt: skip
+
+    def starts(self, length: int) -> list[int]:
+        """Where tiles begin along a side.
+
+        >>> Cut(100, 20).starts(250), Cut(100).starts(90)
+        ([0, 80, 160], [0])
+        """
+        return list(range(0, max(1, length - self.overlap), self.size - self.overlap))
+
+
+def cut_folder(source: Path, out: Path, cut: Cut) -> int:
+    """Cuts a COCO folder; writes ``out/images/*.png`` and ``out/annotations.json``.
+
+    The tiles of a picture are one cluster (``group``: that of the picture, else its name) and carry its other fields.
+    A box lies in every tile that holds some of it, cut at the border; where less than half of it is there it is a
+    region to ignore (``iscrowd``). ``footprint`` says whether tiles overlap.
+
+    Args:
+        source: a folder with images/ and annotations.json.
+        out: a new folder.
+        cut: size and overlap.
+
+    Returns:
+        The number of tiles.
+
+    Raises:
+        UsageError: the folder is no COCO data set, or ``out`` is not empty.
+        DataError: a picture cannot be read, or is too large for its kind of file.
+    """
+    document = read_coco(source / "annotations.json")
+    if out.exists() and any(out.iterdir()):
+        raise UsageError("the folder is not empty", where=out, then="Name a new one")
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image in document["images"]:
+        things = [item for item in document["annotations"] if item["image_id"] == image["id"]]
+        for top, left, pixels in tiles(source / "images" / image["file_name"], cut):
+            row = _image(image, len(images), top, left, pixels, cut)
+            _save(pixels, out / "images" / row["file_name"])
+            images.append(row)
+            for box in cut_boxes(things, top, left, pixels.shape[:2]):
+                annotations.append({**box, "id": len(annotations) + 1, "image_id": row["id"]})
+    _write(out, {"images": images, "annotations": annotations, "categories": document["categories"]})
+    return len(images)
+
+
+def _image(image: Mapping[str, Any], number: int, top: int, left: int, pixels: np.ndarray, cut: Cut) -> dict[str, Any]:
+    stem = Path(str(image["file_name"])).with_suffix("").as_posix().replace("/", "_")
+    return {
+        "group": stem,
+        **image,
+        "id": number,
+        "file_name": f"{stem}_y{top:05d}_x{left:05d}.png",
+        "width": pixels.shape[1],
+        "height": pixels.shape[0],
+        "mosaic": stem,
+        "footprint": "overlapping" if cut.overlap else image.get("footprint", "disjoint"),
+    }
+
+
+def cut_boxes(
+    things: Sequence[Mapping[str, Any]], top: int, left: int, shape: tuple[int, int]
+) -> Iterator[dict[str, Any]]:
+    """The boxes (x, y, width, height) of a picture that a tile holds, in pixels of the tile.
+
+    >>> whole = {"category_id": 1, "bbox": [90, 10, 20, 10]}
+    >>> [box["bbox"] for box in cut_boxes([whole], 0, 100, (100, 100))], next(cut_boxes([whole], 0, 95, (9, 9)), None)
+    ([[0, 10, 10, 10]], None)
+    """
+    for thing in things:
+        x, y, width, height = thing["bbox"]
+        x0, y0 = max(x - left, 0), max(y - top, 0)
+        x1, y1 = min(x + width - left, shape[1]), min(y + height - top, shape[0])
+        if x1 <= x0 or y1 <= y0:
+            continue
+        share = (x1 - x0) * (y1 - y0) / (width * height)
+        ignored = bool(thing.get("iscrowd")) or share < LEAST_SHARE
+        kept = {"category_id": thing["category_id"], "bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
+        yield {**kept, "iscrowd": int(ignored)}
+
+
+def tiles(path: Path, cut: Cut) -> Iterator[tuple[int, int, np.ndarray]]:
+    """(top, left, pixels) of every tile of a picture, row by row; pixels are (h, w) or (h, w, C).
+
+    Raises:
+        DataError: the file is missing or damaged, or too large to be decoded as a whole.
+    """
+    for top, band in _bands(path, cut):
+        for left in cut.starts(band.shape[1]):
+            yield top, left, band[:, left : left + cut.size]
+
+
+def _bands(path: Path, cut: Cut) -> Iterator[tuple[int, np.ndarray]]:
+    """Rows of the picture, as high as a tile each."""
+    if not path.is_file():
+        raise DataError("this file is missing", where=path)
+    if path.suffix.lower() in (".tif", ".tiff"):
+        yield from _tiff_bands(path, cut)
+        return
+    from PIL import Image, ImageOps
+
+    Image.MAX_IMAGE_PIXELS, before = None, Image.MAX_IMAGE_PIXELS  # our own limit comes first
+    try:
+        with Image.open(path) as held:
+            if held.width * held.height > WHOLE_MEGAPIXELS * 1e6:
+                raise DataError("this picture can only be decoded as a whole, and it is too large", where=path,
+                                got=f"{held.width * held.height / 1e6:.0f} megapixels",
+                                allowed=f"{WHOLE_MEGAPIXELS} megapixels", then="Save it as TIFF")  # fmt: skip
+            upright = ImageOps.exif_transpose(held)
+            pixels = np.asarray(upright.convert("L" if held.mode in ("1", "L", "LA") else "RGB"))
+    except OSError as error:
+        raise DataError(f"the file cannot be decoded ({error})", where=path) from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+    for top in cut.starts(pixels.shape[0]):
+        yield top, pixels[top : top + cut.size]
+
+
+def _tiff_bands(path: Path, cut: Cut) -> Iterator[tuple[int, np.ndarray]]:
+    """The same of a TIFF, of which only the strips or tiles of one band are held."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as held:
+            page = held.pages.first
+            _refuse_kind(path, page)
+            rows = _mapped(path, page) or _Rolling(page)
+            for top in cut.starts(int(page.imagelength)):
+                yield top, rows.band(top, min(top + cut.size, int(page.imagelength)))
+    except (tifffile.TiffFileError, ValueError, OSError) as error:
+        raise DataError(f"the file cannot be decoded ({str(error).splitlines()[0]})", where=path) from error
+
+
+def _refuse_kind(path: Path, page: Any) -> None:
+    """Stops at kinds of TIFF whose rows are not those of the picture.
+
+    Raises:
+        DataError: colours are stored apart or in a palette, or the picture is turned.
+    """
+    turned = page.tags.get("Orientation")
+    apart = page.planarconfig not in (None, 1) and page.samplesperpixel > 1
+    if apart or page.photometric not in (1, 2) or (turned is not None and int(turned.value) != 1):
+        raise DataError("this kind of TIFF is not cut", where=path, allowed="upright grey or RGB, colours together")
+
+
+class _Mapped:
+    def __init__(self, pixels: np.ndarray) -> None:
+        self._pixels = pixels
+
+    def band(self, start: int, stop: int) -> np.ndarray:
+        return _plain(np.array(self._pixels[start:stop]))
+
+
+def _mapped(path: Path, page: Any) -> _Mapped | None:
+    """An uncompressed picture as a map of the file, of which the system loads what is looked at."""
+    import tifffile
+
+    return _Mapped(tifffile.memmap(path, mode="r")) if page.is_memmappable else None
+
+
+class _Rolling:
+    """Rows of a compressed TIFF: segments are decoded in order and dropped when the bands have passed them."""
+
+    def __init__(self, page: Any) -> None:
+        self._segments = page.segments()
+        self._shape = (int(page.imagelength), int(page.imagewidth), int(page.samplesperpixel))
+        self._kind = page.dtype
+        self._held: dict[int, np.ndarray] = {}  # first row -> rows
+        self._next: tuple[Any, Any, Any] | None = next(self._segments, None)
+
+    def band(self, start: int, stop: int) -> np.ndarray:
+        while self._next is not None and self._next[1][2] < stop:
+            decoded, (_, _, top, left, _), (_, height, width, _) = self._next
+            if top not in self._held:
+                depth = min(height, self._shape[0] - top)
+                self._held[top] = np.zeros((depth, *self._shape[1:]), self._kind)
+            if decoded is not None:
+                part = decoded[0, :height, :width][: len(self._held[top]), : self._shape[1] - left]
+                self._held[top][: part.shape[0], left : left + part.shape[1]] = part
+            self._next = next(self._segments, None)
+        self._held = {top: rows for top, rows in self._held.items() if top + len(rows) > start}
+        first = min(self._held)
+        joined = np.concatenate([self._held[top] for top in sorted(self._held)])
+        return _plain(joined[start - first : stop - first])
+
+
+def _plain(band: np.ndarray) -> np.ndarray:
+    """(h, w), or (h, w, 3) without transparency."""
+    if band.ndim == 3 and band.shape[2] in (1, 2):
+        return band[..., 0]
+    return band[..., :3] if band.ndim == 3 else band
+
+
+def _save(pixels: np.ndarray, path: Path) -> None:
+    from PIL import Image
+
+    if pixels.dtype != np.uint8 and not (pixels.dtype == np.uint16 and pixels.ndim == 2):
+        raise DataError("tiles are written as 8 bits, or as 16 bits of grey", where=path, got=pixels.dtype)
+    Image.fromarray(np.ascontiguousarray(pixels)).save(path)
+
+
+def _write(out: Path, document: Mapping[str, Any]) -> None:
+    (out / "annotations.json").write_text(json.dumps(document), encoding="utf-8")
