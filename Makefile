@@ -48,10 +48,15 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.dev
+# vision-explanation-methods pins an old matplotlib, so it comes without its requirements.
+$(VENV)/.bench: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --no-deps vision-explanation-methods==0.1.1
+	@touch $@
+
+bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks
 
-bench-long: $(VENV)/.dev
+bench-long: $(VENV)/.bench
 	$(BIN)/python -m benchmarks --long $(if $(DATA),--data $(DATA)) $(if $(MODELS),--models $(MODELS))
 
 clean:

@@ -60,5 +60,6 @@ def test_the_best_layer_is_the_first_of_the_ranking_and_is_told():
 
 def test_layers_are_ranked_for_regions_alone():
     subject = ToySegmenter(BoxFilter(2, shift=0.5).eval())
+    best = HiResCamParams(layer="best")
     with pytest.raises(UsageError, match="ranked for regions"):
-        explain(subject, bright_square(), method="hirescam", target="{margin: lesion}", params=HiResCamParams(layer="best"))
+        explain(subject, bright_square(), method="hirescam", target="{margin: lesion}", params=best)
