@@ -1,4 +1,4 @@
-"""Does it look at marks? Burnt-in text, a ruler, calipers and a border, planted on the background.
+"""Does it ignore marks? Burnt-in text, a ruler, calipers and a border, planted on the background.
 
 What a model has learnt to see in them appears where they are, or anywhere else, and what it takes them for a sign
 against vanishes. In the sham, pixels of the image's own background from elsewhere stand exactly where the mark would.
@@ -48,7 +48,7 @@ class Params(Asked):
             raise UsageError("the marks cannot be planted", where=where, got=self.marks, allowed=allowed)
 
 
-@check(ID, question="Does it look at marks?", needs=("reference", "model"), params=Params, columns=COLUMNS)
+@check(ID, question="Does it ignore marks?", needs=("reference", "model"), params=Params, columns=COLUMNS)
 class ShortcutArtefacts:
     """One row an image and mark (``level``), and one more for each object that the model finds."""
 

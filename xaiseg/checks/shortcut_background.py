@@ -1,4 +1,4 @@
-"""Does it look at the background? The same objects before other backgrounds.
+"""Does it find objects before any background? The same objects before other backgrounds.
 
 Every object that the model finds keeps its place and its pixels; all around it is replaced by a background of the
 user's own, from images without an object, or blurred. In the sham the objects are cut out and put back before their own
@@ -64,7 +64,7 @@ class Params(Asked):
 
 @check(
     ID,
-    question="Does it look at the background?",
+    question="Does it find objects before any background?",
     needs=("reference", "model"),
     params=Params,
     columns=COLUMNS,

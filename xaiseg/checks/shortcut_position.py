@@ -1,4 +1,4 @@
-"""Does it matter where the object lies, or how much of it shows? Objects at the edge of the image, and partly hidden.
+"""Does it find objects wherever they lie? Objects at the edge of the image, and objects that are partly hidden.
 
 The image is moved until an object touches its nearest edge; the sham moves it as far in another direction, so that it
 mirrors and loses as much and leaves the object inside. And a part of the object is filled in from each of four sides;
@@ -60,7 +60,7 @@ class Params(Asked):
 
 @check(
     ID,
-    question="Does it matter where the object lies and how much of it shows?",
+    question="Does it find objects wherever they lie?",
     needs=("reference", "model"),
     params=Params,
     columns=COLUMNS,

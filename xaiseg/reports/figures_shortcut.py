@@ -27,6 +27,15 @@ _SHOWN: Final = 4
 _OF: Final = "of the objects that the model finds "
 #: Members of a group of look-alikes that are shown.
 _NEAREST: Final = 6
+#: What rows of one metric are about, short enough for the axis.
+_HEADS: Final[Mapping[str, str]] = {
+    "removal_effect": "Gone with the object",
+    "neighbour_effect": "Neighbours' confidence",
+    "appearance": "Answers at the mark",
+    "suppression": "Objects that vanish",
+    "edge_loss": "Vanish at the edge",
+    "hidden_loss": "Vanish partly hidden",
+}
 _PANELS: Final = ("as it is", "edit", "sham")
 _HOW: Final = (
     "One line is one edit: what it changes beyond its sham, which makes the same seams and fillings where they cannot "
@@ -143,7 +152,7 @@ def _effects(view: View, known: Sequence[Estimate], metrics: Sequence[str]) -> P
     rows: list[ForestRow] = []
     for metric in dict.fromkeys(item.metric for item in known):
         if several:
-            rows.append(ForestRow(capital(metric_name(metric)), heading=True))
+            rows.append(ForestRow(_HEADS[metric], heading=True))
         for item in (one for one in known if one.metric == metric):
             name = ", ".join(part for part in (factor_level(item.factor, item.level), item.target) if part)
             rows.append(ForestRow.of(item, label_text=name))
