@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import entry_points
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -14,6 +13,7 @@ from xaiseg.data.entry import DataEntry
 from xaiseg.data.pixels import SUFFIXES
 from xaiseg.data.sidecar import read_sidecars
 from xaiseg.errors import UsageError, did_you_mean
+from xaiseg.parameters import load_entry_points
 
 #: Module of each built-in reader; it is imported when it is asked for, so that extras stay optional.
 BUILTIN: Final = {
@@ -44,8 +44,7 @@ def get_reader(name: str) -> Reader:
     if name in BUILTIN:
         import_module(BUILTIN[name])
     elif name not in READERS:
-        for entry in entry_points(group="xaiseg.readers"):
-            entry.load()
+        load_entry_points("xaiseg.readers")
     if name not in READERS:
         raise UsageError(f"'{name}' is not a reader", then=did_you_mean(name, [*BUILTIN, *READERS]))
     return READERS[name]

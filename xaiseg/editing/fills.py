@@ -7,13 +7,13 @@ group ``xaiseg.fills`` names.
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from typing import Final
 
 import numpy as np
 
 from xaiseg.editing.regions import bounds_of, widened
 from xaiseg.errors import UsageError, did_you_mean
+from xaiseg.parameters import load_entry_points
 
 #: (image (C, H, W) float32, region (H, W) bool to fill, known (H, W) bool to fill it from) -> (C, H, W) float32. Only
 #: what it puts into the region is used.
@@ -49,8 +49,7 @@ def get_fill(name: str) -> Fill:
         UsageError: there is none.
     """
     if name not in REGISTRY:
-        for entry in entry_points(group="xaiseg.fills"):
-            entry.load()
+        load_entry_points("xaiseg.fills")
     if name not in REGISTRY:
         raise UsageError(f"'{name}' is not a filling", where="fill", then=did_you_mean(name, REGISTRY))
     return REGISTRY[name]

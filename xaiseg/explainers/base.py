@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.metadata import entry_points
 from itertools import islice
 from typing import Any, Final
 
@@ -25,7 +24,7 @@ from xaiseg.explainers.masks import Design
 from xaiseg.explainers.replacement import Replacement, replacement
 from xaiseg.explainers.tap import Tap, evaluation_mode, open_tap
 from xaiseg.explainers.targets import Target
-from xaiseg.parameters import frozen_with_defaults
+from xaiseg.parameters import frozen_with_defaults, load_entry_points
 from xaiseg.subject import OFFERS, Prediction, Segmenter
 
 
@@ -332,8 +331,7 @@ def load_explainers() -> dict[str, Explainer]:
     """Imports the package's explainers and those of third parties (entry point group ``xaiseg.explainers``)."""
     for module in BUILTIN:
         import_module(f"xaiseg.explainers.{module}")
-    for entry in entry_points(group="xaiseg.explainers"):
-        entry.load()
+    load_entry_points("xaiseg.explainers")
     return REGISTRY
 
 

@@ -10,11 +10,11 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from xaiseg.errors import UsageError, did_you_mean
+from xaiseg.parameters import load_entry_points
 
 if TYPE_CHECKING:
     from torch import nn
@@ -238,5 +238,4 @@ def _find(name: str) -> _Member:
 def _load() -> None:
     for module in BUILTIN:
         import_module(f"xaiseg.zoo.{module}")
-    for point in entry_points(group="xaiseg.models"):
-        point.load()
+    load_entry_points("xaiseg.models")
