@@ -307,6 +307,7 @@ def test_a_ladder_that_is_too_short_never_fails_a_member_and_never_passes_one():
     ("facts", "said"),
     [
         ({"limit": 20}, "--limit"),
+        ({"drawn_unevenly": True}, "no fair sample"),
         ({"cluster_declared": False, "cluster_repeated": True}, "assumed independent"),
         ({"threshold_chosen_on": "test"}, "chosen on the audited data"),
     ],
@@ -329,6 +330,10 @@ def test_a_cap_spares_what_it_does_not_concern():
     integrity = estimate(0.9, 0.05, check="data.integrity")
     assert decided(requirement, integrity, facts={"threshold_chosen_on": "test"})[0].verdict is P
     assert decided(requirement, integrity, facts={"limit": 5})[0].verdict is U
+    total = estimate(90.0, 5.0, "animals_total", kind="total")
+    counted, overall = decided(need("animals_total", 50.0), total, facts={"drawn_unevenly": True})
+    assert counted.verdict is P
+    assert not any("no fair sample" in caveat for caveat in overall.caveats)
     mine, _ = decided(need(), estimate(0.9, 0.05), caps=[Cap("because", spares=())])
     assert (mine.verdict, mine.capped) == (U, "because")
 

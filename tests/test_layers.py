@@ -14,7 +14,7 @@ LAYERS = [
     {"errors", "seeds", "statistics", "yamlfile", "parameters"},
     {"data", "subject"},
     {"explainers", "calibration", "detection", "detection_file", "editing"},
-    {"zoo", "faithfulness"},
+    {"zoo", "hardware", "faithfulness"},
     {
         "modelfile",
         "geometry",
@@ -36,7 +36,7 @@ LAYERS = [
     {"plan", "plan_document", "context", "evidence", "measure", "engines", "estimate", "judge", "run", "deciding"},
     {"comparing", "schema"},
     {"reports"},
-    {"pipeline", "explaining", "evaluating", "drafts", "initialise", "progress"},
+    {"pipeline", "explaining", "evaluating", "screening", "drafts", "initialise", "progress"},
     {"cli"},
     {"__main__", "__init__"},
 ]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from xaiseg import __version__
+from xaiseg.cli_screen import screen
 from xaiseg.cli_tiles import tiles
 from xaiseg.cli_zoo import DeviceOption, SeedOption, zoo
 from xaiseg.errors import UsageError, XaisegError
@@ -33,6 +34,7 @@ protocols = typer.Typer(name="protocol", help="Lists, shows, explains and checks
 app.add_typer(protocols)
 app.add_typer(zoo)
 app.command()(tiles)
+app.command()(screen)
 
 #: Exit codes that are no verdict: Ctrl-C, and an error that nobody foresaw.
 INTERRUPTED: Final = 130
@@ -190,6 +192,8 @@ def _finish(outcome: Audit, *, json_to: str | None, quiet: bool) -> None:
 
 
 def _outcome_lines(outcome: Audit) -> list[str]:
+    from xaiseg.reports.survey import total_words
+
     ranks = ("FAIL", "ERROR", "INSUFFICIENT EVIDENCE", "NOT RUN")
     gates = [finding for finding in outcome.findings if finding.requirement.severity == "gate"]
     gates = sorted((one for one in gates if one.verdict.value in ranks), key=lambda one: ranks.index(one.verdict.value))
@@ -197,6 +201,7 @@ def _outcome_lines(outcome: Audit) -> list[str]:
     lines += [f"note: {caveat}" for caveat in outcome.overall.caveats]
     lines += [f"  {finding.verdict.value}: {finding.sentence}: {finding.reason}" for finding in gates[:5]]
     lines += [f"  and {len(gates) - 5} more, see the report"] if len(gates) > 5 else []
+    lines += [total] if (total := total_words(outcome.estimates)) else []
     lines += [f"note: {warning}" for warning in outcome.warnings]
     shown = [outcome.files[name] for name in ("report.html", "report.pdf", "audit.json") if name in outcome.files]
     lines += ["written: " + ", ".join(str(path) for path in shown)]

@@ -31,13 +31,19 @@ class Cap:
         reason: one clause.
         spares: beginnings of check ids that it does not concern.
         spares_facts: it does not concern a census of the data.
+        spares_metrics: beginnings of metrics that it does not concern.
         keeps_fail: it holds back a PASS only; looking again must not wash a FAIL away.
     """
 
     reason: str
     spares: tuple[str, ...] = ("provenance",)
     spares_facts: bool = False
+    spares_metrics: tuple[str, ...] = ()
     keeps_fail: bool = False
+
+    def concerns(self, requirement: Requirement) -> bool:
+        """Whether the check and the metric are among those that it holds back."""
+        return not (requirement.check.startswith(self.spares) or requirement.metric.startswith(self.spares_metrics))
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,14 @@ def caps_of(facts: Mapping[str, Any], decision: Decision) -> tuple[Cap, ...]:
             Cap("the operating threshold was chosen on the audited data", spares=("data.", "provenance")),
         ),
         (
+            bool(facts.get("drawn_unevenly")),
+            Cap(
+                "tiles with more detections were drawn more often, so that these tiles are no fair sample",
+                spares=("data.", "provenance"),
+                spares_metrics=("animals_total",),
+            ),
+        ),
+        (
             taken > decision.looks,
             Cap(
                 f"this model was judged {taken} times on these cases and the protocol allows {allowed}",
@@ -125,7 +139,7 @@ def capped(ruling: Ruling, requirement: Requirement, caps: Sequence[Cap]) -> Rul
     reasons = [
         cap.reason
         for cap in caps
-        if not requirement.check.startswith(cap.spares)
+        if cap.concerns(requirement)
         and not (cap.spares_facts and is_fact)
         and not (cap.keeps_fail and ruling.word == "fail")
     ]
@@ -361,7 +375,8 @@ def _figure(item: Estimate, value: float) -> str:
         return f"{100 * value:.1f} %"
     if item.kind == "fact" and float(value).is_integer():
         return f"{value:.0f}"
-    return f"{value:.3f}" + (f" {item.unit}" if item.unit else "")
+    places = max(0, min(3, 3 - len(f"{abs(value):.0f}"))) if abs(value) >= 10 else 3  # 491, 12.3, 0.834
+    return f"{value:.{places}f}" + (f" {item.unit}" if item.unit else "")
 
 
 def _range(item: Estimate, interval: Interval) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from xaiseg.checks.base import Quantity, Tables, check_params, get_check
 from xaiseg.protocol import Decision, Protocol
 from xaiseg.seeds import derive_seed
+from xaiseg.statistics.design_counts import Shares, total_intervals
 from xaiseg.statistics.interval import Interval
 from xaiseg.statistics.means import mean_intervals
 from xaiseg.statistics.multiplicity import interval_ladder, ladder_alphas
@@ -41,7 +42,7 @@ class Estimate:
         id: "check/metric/target/factor=level/stratum/subject", unique in a run; parts that are empty are left out.
         check, metric, target, factor, level, subject: as in the rows.
         stratum: "" or "device=B".
-        kind: "mean", "proportion", "statistic", "rate" or "fact".
+        kind: "mean", "proportion", "statistic", "rate", "total" or "fact".
         unit, better, of, note, floor, weigh: as in :class:`~xaiseg.checks.base.Quantity`.
         value: what a gate judges: failed and undefined cases count as the worst value.
         interval: one-sided bounds at the protocol's alpha (drawn as 90 %), or None for a fact.
@@ -211,7 +212,7 @@ def _values(quantity: Quantity, frame: _Frame, cases: pd.DataFrame) -> _Values:
     if quantity.worst is not None and failed:
         ids = np.concatenate([ids, np.array(failed, dtype=object)])
         values = np.concatenate([values, np.full(len(failed), quantity.worst)])
-    if quantity.bounds is not None and quantity.kind not in ("statistic", "rate"):
+    if quantity.bounds is not None and quantity.kind not in ("statistic", "rate", "total"):
         low, high = quantity.bounds
         near = (values >= low - ROUNDING) & (values <= high + ROUNDING)
         values = np.where(near, np.clip(values, low, high), values)
@@ -301,6 +302,11 @@ def _intervals(quantity: Quantity, frame: _Frame, held: _Values, alphas: Sequenc
         return rate_intervals(
             values[:, 0], values[:, 1], clusters, alphas=alphas, weights=weights, weigh=weigh, min_clusters=smallest
         )
+    if quantity.kind == "total":
+        seen = 0.0 if quantity.bounds is None else quantity.bounds[0]
+        tile = np.unique(held.ids.astype(str), return_inverse=True)[1]
+        shares = Shares(values[:, 0], values[:, 1], tile)
+        return total_intervals(shares, alphas=alphas, seen=seen, seed=seed, least=smallest)
     if quantity.pooled is not None:
         positions, pooled = values.astype(np.int64), quantity.pooled
         return pooled_intervals(

@@ -101,7 +101,8 @@ def judge(
         protocol: the protocol.
         estimates: all estimates of the run, made at the protocol's alpha.
         facts: what the plan knows (see :class:`~xaiseg.checks.base.Tables`), and "limit", "cluster_repeated",
-            "cluster_column", "threshold_chosen_on", "protocol_sha256_at_plan", "looks_taken", "n_clusters", "n_failed".
+            "drawn_unevenly", "cluster_column", "threshold_chosen_on", "protocol_sha256_at_plan", "looks_taken",
+            "n_clusters", "n_failed".
         crashed: check -> what happened.
         not_run: check -> why it could not run and what to supply.
         caps: reasons to hold back PASS and FAIL besides those that follow from the facts.
@@ -325,7 +326,8 @@ def _caveats(
         (untested, "false positives were not tested: the data hold no lesion-free image"),
     ]
     said = [text for holds, text in found if holds] + _of_images(estimates, failed)
-    said += [f"held back at INSUFFICIENT EVIDENCE: {cap.reason}" for cap in caps if gates]
+    binding = [cap.reason for cap in caps if any(cap.concerns(finding.requirement) for finding in gates)]
+    said += [f"held back at INSUFFICIENT EVIDENCE: {reason}" for reason in binding]
     said += [f"the check {name} crashed: {why}" for name, why in crashed.items() if name not in gated]
     return said
 

@@ -182,6 +182,7 @@ def _facts(
         "cluster_column": model.data["test"].cluster_name or test.cluster_column,
         "cluster_repeated": test.cluster_column is None and _has_groups(model),
         "has_train_list": "train" in datasets,
+        "drawn_unevenly": len({ref.survey.get("draw_probability", "") for ref in test.cases}) > 1,
         "limit": options.limit,
         "threshold": subject.info.threshold.value,
         "threshold_chosen_on": subject.info.threshold.chosen_on,

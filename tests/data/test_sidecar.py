@@ -113,6 +113,8 @@ def test_survey_columns_are_checked_and_joined():
     row = {"known_empty": "Yes", "augmented": "0", "footprint": "disjoint", "probability": "0.25", "p": "x"}
     held = described(DataEntry(path="d"), "a", row, "m")["survey"]
     assert held == {"known_empty": "true", "augmented": "false", "footprint": "disjoint", "probability": "0.25"}
+    drawn = {"draw_probability": "0.01", "drawn": "2", "draws": "200"}
+    assert described(DataEntry(path="d"), "a", drawn, "m")["survey"] == drawn
     assert described(DataEntry(path="d"), "a", {"known_empty": ""}, "m")["survey"] == {}
 
 
@@ -124,6 +126,9 @@ def test_survey_columns_are_checked_and_joined():
         ({"probability": "0"}, "is no probability"),
         ({"probability": "1.5"}, "is no probability"),
         ({"probability": "often"}, "Got: often"),
+        ({"draw_probability": "0"}, "is no probability"),
+        ({"drawn": "0"}, "is no number of draws.*Got: 0"),
+        ({"draws": "2.5"}, "is no number of draws.*Got: 2.5"),
     ],
 )
 def test_survey_columns_with_other_values(row, message):

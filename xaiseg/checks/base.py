@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from xaiseg.errors import UsageError, did_you_mean
-from xaiseg.parameters import frozen_with_defaults
+from xaiseg.parameters import frozen_with_defaults, load_entry_points
 from xaiseg.subject import OFFERS
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ KEY: Final = pa.schema(
 #: Needs besides those of :data:`xaiseg.subject.OFFERS`.
 DATA_NEEDS: Final = frozenset({"segmenter", "detector", "reference", "train_list", "model"})
 
-Kind = Literal["mean", "proportion", "statistic", "rate", "fact"]
+Kind = Literal["mean", "proportion", "statistic", "rate", "total", "fact"]
 #: (positions (n,), groups (n,), weights (n,)) of cases -> function of the (G,) weights of the groups.
 Pooled = Callable[[np.ndarray, np.ndarray, np.ndarray], Callable[[np.ndarray], float]]
 
@@ -57,8 +56,10 @@ class Quantity:
     Attributes:
         metric: name used by a requirement, e.g. "dice".
         kind: "mean" of values; "proportion" of 0/1 values; "statistic" = ``function`` of the (weighted) sum of rows of
-            ``values``, or ``pooled`` of whole cases; "rate" of ``values`` (n, 2), events and exposure; "fact" = a
-            census of this data set (a count or a yes/no), which has no interval.
+            ``values``, or ``pooled`` of whole cases; "rate" of ``values`` (n, 2), events and exposure; "total" of
+            draws, ``values`` (n, 2) being ``added`` and ``left`` of :class:`~xaiseg.statistics.design_counts.Shares`,
+            whose independent unit is the draw and not the cluster; "fact" = a census of this data set (a count or a
+            yes/no), which has no interval.
         cases: (n,) case id of each value. A case may give several values (lesions) or stand for its patient.
         values: (n,) float64, NaN = undefined; for "statistic" (n, d).
         unit: e.g. "px", "%", or "" for a pure number.
@@ -287,8 +288,7 @@ def load_checks() -> dict[str, Check]:
     """Imports the package's checks and those of third parties (entry point ``xaiseg.checks``)."""
     for name in BUILTIN:
         import_module(f"xaiseg.checks.{name}")
-    for entry in entry_points(group="xaiseg.checks"):
-        entry.load()
+    load_entry_points("xaiseg.checks")
     return REGISTRY
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from xaiseg.checks.base import Quantity, Tables
 from xaiseg.checks.detection_rows import ID, Found, box_rows
+from xaiseg.checks.detection_totals import UNCORRECTED, Sample, drawn_sample, totals
 from xaiseg.checks.quantities import UNIT_RANGE, fact, missing, reference_rows
 from xaiseg.detection.coco_measures import coco_measures
 
@@ -25,7 +26,7 @@ def quantities(held: Found, target: str, params: Any, tables: Tables) -> Iterato
     yield from _empty_tiles(held, target, params, survey)
     yield from _projected(held, target, params, survey)
     yield from _borders(tables, target)
-    yield from _totals(held, target, survey)
+    yield from _totals(held, target, survey, tables)
     yield from _coco(held, target, params, tables)
 
 
@@ -168,17 +169,24 @@ def _borders(tables: Tables, target: str) -> Iterator[Quantity]:
         yield fact("border_duplicates", again, of="detection", target=target, note=note)
 
 
-def _totals(held: Found, target: str, survey: dict[str, np.ndarray]) -> Iterator[Quantity]:
+def _totals(held: Found, target: str, survey: dict[str, np.ndarray], tables: Tables) -> Iterator[Quantity]:
     yield fact("detections_sum", held.detected.sum(), of="detection", target=target, note=_NOT_ANIMALS)
     yield fact("reference_sum", held.reference.sum(), of="object", target=target, note="sum over images, not animals")
     nothing = np.full(len(held.cases), "", dtype=object)
     chance, ground = survey.get("probability", nothing), survey.get("footprint", nothing)
     answered = slice(0, held.answered)
+    sample: Sample | str | None = None
     if not (ground == "disjoint").all() or (chance == "").any():
-        why = f"{_NOT_ANIMALS}: the sidecar does not declare for every tile that its footprint is disjoint and with "
-        why += "which probability it was drawn"
+        sample = f"{_NOT_ANIMALS}: the sidecar does not declare for every tile that its footprint is disjoint and with "
+        sample += "which probability it was drawn"
+    elif "drawn" in survey or "draws" in survey:
+        sample = drawn_sample(survey, held.answered, len(held.cases))
+    if isinstance(sample, str):
         for metric in ("animals_total", "animals_total_detected"):
-            yield missing(metric, why, target=target)
+            yield missing(metric, sample, target=target)
+        return
+    if sample is not None:
+        yield from totals(held, target, sample, tables)
         return
     share = np.array([float(text) for text in chance[answered]])
     for metric, counts, what in (
@@ -188,7 +196,7 @@ def _totals(held: Found, target: str, survey: dict[str, np.ndarray]) -> Iterator
         yield Quantity(
             metric, "statistic", held.cases[answered], np.stack([counts / share, np.ones(len(share))], axis=1),
             of="object", target=target, weigh="case", function=_expanded(held.answered), bounds=(0.0, math.inf),
-            note=f"Horvitz-Thompson total of the animals {what}; neither availability nor missed animals are corrected",
+            note=f"Horvitz-Thompson total of the animals {what}; {UNCORRECTED}",
         )  # fmt: skip
 
 

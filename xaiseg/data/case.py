@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 #: Columns of a sidecar that say how a tile of a survey came about; see docs/data.md.
-SURVEY: Final = ("known_empty", "augmented", "footprint", "probability")
+SURVEY: Final = ("known_empty", "augmented", "footprint", "probability", "draw_probability", "drawn", "draws")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class CaseRef:
         spacing_mm: (row, column) pixel size in millimetres, or None when unknown.
         extra: what else the reader needs (slice index, annotation ids, ...).
         survey: those of the columns :data:`SURVEY` that the sidecar fills in, as checked text: "true" or "false" for
-            known_empty and augmented, "disjoint" or "overlapping" for footprint, a number in (0, 1] for probability.
+            known_empty and augmented, "disjoint" or "overlapping" for footprint, a number in (0, 1] for probability and
+            draw_probability, a whole number above 0 for drawn and draws.
     """
 
     id: str

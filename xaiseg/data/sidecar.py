@@ -192,6 +192,12 @@ def _survey(name: str, value: str, id: str, source: object) -> str:
             what = f"the column {name} of '{id}' has another value than is known"
             raise UsageError(what, where=source, got=value, allowed=", ".join(dict.fromkeys(known.values())))
         return known[value.lower()]
+    if name in ("drawn", "draws"):
+        if not (value.isdecimal() and int(value) > 0):
+            allowed = "a whole number above 0: how often the tile was drawn, or how many draws there were"
+            raise UsageError(f"the column {name} of '{id}' is no number of draws", where=source, got=value,
+                             allowed=allowed)  # fmt: skip
+        return value
     try:
         chance = float(value)
     except ValueError:

@@ -15,7 +15,7 @@ from xaiseg.reports import svg
 from xaiseg.reports.facts import cluster_words
 from xaiseg.reports.figures import Plot, Story, Table, View, absence, colour_of, figure, missing_note
 from xaiseg.reports.numbers import both_text, number
-from xaiseg.reports.survey import collection_table, count_words, mistake_words, where_table
+from xaiseg.reports.survey import collection_table, count_words, mistake_words, total_words, where_table
 from xaiseg.reports.words import capital, group_name, plural
 
 #: What no audit of tiles can see; it stands beside every count.
@@ -54,12 +54,7 @@ def _answer(view: View, held: Found, recall: Estimate) -> str:
     again = view.get("border_duplicates")
     if again is not None and again.value is not None:
         said += f". Where tiles overlap, {again.value:.0f} detections stood twice and were merged"
-    animals = view.get("animals_total")
-    if animals is not None:
-        said += f". The annotators' counts stand for {both_text(animals)} animals in the surveyed area"
-    else:
-        said += f". The sum of {int(held.detected.sum())} detections over images is no number of animals"
-    said += f". {SEEN_ONLY}."
+    said += f". {total_words(view.own())}. {SEEN_ONLY}."
     return said + missing_note(view, ("projected_precision", "false_positives_per_km2"))
 
 

@@ -203,6 +203,8 @@ def _evidence(item: Estimate, plan: Mapping[str, Any], *, stratum: bool = True) 
         return "count"
     if item.of == "cluster":
         return cluster_words(plan, item.n_clusters)
+    if item.kind == "total":
+        return plural(item.n, "draw")
     clusters = cluster_words(plan, item.n_clusters)
     # A statistic is formed from the contributions of images, whatever it describes.
     word = "image" if item.kind == "statistic" else _UNITS.get(item.of, item.of)

@@ -6,13 +6,14 @@ Everything is read from the run: rows, estimates, findings. Nothing is decided h
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
 
 from xaiseg.checks.detection_rows import box_rows
+from xaiseg.checks.detection_totals import UNEVEN
 from xaiseg.detection.matching import IGNORE, iou
 from xaiseg.estimate import Estimate
 from xaiseg.judge import Finding, Verdict
@@ -128,6 +129,24 @@ def count_words(view: View) -> str:
     if near is not None and near.value is not None:
         said += f"; {number(100 * near.value, 0)} % of {cluster_word(view.plan)} are right to within 5 %"
     return said + "."
+
+
+def total_words(estimates: Iterable[Estimate]) -> str:
+    """The total in animals with its interval, or that there is none; "" where nothing was counted.
+
+    Args:
+        estimates: those of a run, or of performance.detection alone.
+    """
+    whole = {item.metric: item for item in estimates if not (item.target or item.factor or item.stratum)}
+    total, cv, boxes = (whole.get(name) for name in ("animals_total", "animals_total_cv", "detections_sum"))
+    if total is not None and total.value is not None:
+        said = f"The annotators' counts stand for {both_text(total)} animals in the surveyed area"
+        said += f", coefficient of variation {number(cv.value, 2)}" if cv is not None and cv.value is not None else ""
+        said += f"; no interval: {total.reason}" if total.reason else ""
+        return f"{said}; {UNEVEN}" if UNEVEN in total.note else said
+    if boxes is None or boxes.value is None:
+        return ""
+    return f"The sum of {plural(int(boxes.value), 'detection')} over images is no number of animals"
 
 
 def _animals(bias: float) -> str:

@@ -36,6 +36,7 @@ METRICS: Final[Mapping[str, str]] = {
     "clusters_within_5_percent": "clusters counted right to within 5 %",
     "animals_total": "animals in the surveyed area, as annotated",
     "animals_total_detected": "animals in the surveyed area, as detected",
+    "animals_total_cv": "coefficient of variation of the animals in the surveyed area",
     "detections_sum": "sum of detections over images, not animals",
     "reference_sum": "sum of annotated boxes over images",
     "coco_ap": "AP50:95 as in papers",
