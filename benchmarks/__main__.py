@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import bank, cams, converged, drise, measure_stage, metrics, radiomics, road
+from benchmarks import bank, cams, converged, drise, measure_stage, metrics, msdf, radiomics, road
 from benchmarks.rows import Row, save
 
 
@@ -30,6 +30,7 @@ def main() -> None:
         "bank": bank.rows,
         "cams": cams.rows,
         "drise": drise.rows,
+        "msdf": msdf.rows,
         "road": road.rows,
         "converged": partial(converged.rows, data=given.data, models=given.models),
     }

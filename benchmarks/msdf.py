@@ -162,8 +162,9 @@ def _network_row(name: str, network: UNetCompact, batch: int, runs: int) -> Row:
         ours,
         peer,
         peer_version=f"torch {torch.__version__}",
-        settings=f"phantoms of {SIDE} x {SIDE} px, {batch} in a batch, 8 bits, two's complement, BN folded on both sides, "
-        f"a crop of every layer held against float64, {chunked} of {len(integer.steps)} layers in chunks, 1 thread",
+        settings=f"phantoms of {SIDE} x {SIDE} px, {batch} in a batch, 8 bits, two's complement, BN folded on both "
+        f"sides, a crop of every layer held against float64, {chunked} of {len(integer.steps)} layers in chunks, "
+        "1 thread",
         goal="<= 2",
         same_result=f"8 bits against float: correlation of the logits {correlation:.4f}, {flips:.2%} of pixels flip",
         runs=runs,
