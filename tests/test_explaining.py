@@ -65,6 +65,22 @@ def test_the_maps_repeat(model, tmp_path):
         assert (tmp_path / "a" / f"{method}.npy").read_bytes() == (tmp_path / "b" / f"{method}.npy").read_bytes()
 
 
+def test_maps_of_an_earlier_image_do_not_stay_and_other_files_do(model, tmp_path):
+    image, out = picture_of(model, 5), tmp_path / "out"
+    explain_image(model, image, methods=["hirescam", "saliency"], out=out)
+    (out / "mine.npy").write_bytes(b"mine")
+    (tmp_path / "beside.npy").write_bytes(b"beside")
+    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    manifest["maps"].append({"file": "../beside.npy"})  # never beyond the folder, whatever a manifest says
+    (out / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    explain_image(model, image, methods=["saliency"], out=out)
+    assert sorted(path.name for path in out.glob("*.npy")) == ["mine.npy", "saliency.npy"]
+    assert (tmp_path / "beside.npy").exists()
+    (out / "manifest.json").write_text("[]", encoding="utf-8")
+    explain_image(model, image, methods=["hirescam"], out=out)
+    assert (out / "saliency.npy").exists()
+
+
 def test_wrong_requests_are_one_clear_error(model, tmp_path):
     image = picture_of(model, 5)
     with pytest.raises(UsageError, match="did you mean 'occlusion'"):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="xaiseg",
-    help="Audits image segmentation models and writes a report with a verdict that has intervals behind it.",
+    help="Audits segmentation and detection models; writes a report with a verdict that has intervals behind it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,

@@ -281,6 +281,7 @@ def _write(out: Path, image: np.ndarray, found: Sequence[Explanation], facts: Ma
     from xaiseg.explaining_picture import draw
 
     out.mkdir(parents=True, exist_ok=True)
+    _clear(out)
     picture = out / "explanation.png"
     draw(picture, image, found)
     paths, entries = [picture], []
@@ -310,6 +311,18 @@ def _write(out: Path, image: np.ndarray, found: Sequence[Explanation], facts: Ma
     written = out / "manifest.json"
     written.write_text(json.dumps(manifest, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return [*paths, written]
+
+
+def _clear(out: Path) -> None:
+    """Takes away the maps that an earlier manifest names, so that none of another image stays beside the new one."""
+    try:
+        maps = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["maps"]
+        names = [each[key] for each in maps for key in ("file", "stderr_file") if key in each]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # there is no manifest, or it is not one of ours: then nothing is ours to take away
+    for name in names:
+        if Path(name).name == name and name.endswith(".npy"):
+            (out / name).unlink(missing_ok=True)
 
 
 def _safe(name: str) -> str:

@@ -43,6 +43,23 @@ def test_the_sum_is_the_change_of_score_and_steps_double_until_it_is():
     assert strict.completeness[0] < 0.05
 
 
+class Counted(torch.nn.Module):
+    """Half of the answer comes from a count of bright pixels, which has no gradient."""
+
+    def forward(self, x):
+        bright = (x > 0.5).float().mean(dim=(1, 2, 3), keepdim=True)
+        return 4 * (x.mean(dim=(1, 2, 3), keepdim=True) + bright).expand(-1, -1, *x.shape[-2:])
+
+
+def test_an_answer_without_gradient_is_told_and_too_few_steps_are_not_blamed():
+    stuck = explain(Session(ToySegmenter(Counted()), bright_square()), METHOD, [REGION])
+    assert stuck.completeness[0] > 0.2
+    assert "doubling the steps does not lower it" in stuck.notes[1]
+    params = IntegratedGradientsParams(steps=2, tolerance=0.0, max_steps=4)
+    few = explain(Session(small_unet(3), bright_square()), METHOD, [REGION], params=params)
+    assert "doubling" not in few.notes[1]
+
+
 def test_parity_with_captum_and_independence_of_the_batch_size():
     from captum.attr import IntegratedGradients
 

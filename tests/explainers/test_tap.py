@@ -286,6 +286,8 @@ def test_a_grid_of_tokens_can_be_given_and_one_that_cannot_be_is_refused():
         assert tap.layout.leading == layout
     with pytest.raises(UsageError, match=r"other tokens than the grid has cells.*7 x 8.*48 cells"):
         explain(session, "hirescam", [REGION], params=HiResCamParams("norm1", (7, 8)))
+    with pytest.raises(UsageError, match="other tokens than the grid has cells.*3 x 3.*up to 8 fewer"):
+        explain(session, "hirescam", [REGION], params=HiResCamParams("norm1", (3, 3)))
 
 
 def test_channels_that_stand_last_are_seen():
@@ -427,3 +429,78 @@ def test_activations_that_are_not_finite_are_an_error_that_names_the_layer():
     network.layer.bias.data.fill_(float("nan"))
     with pytest.raises(SubjectError, match="layer layer: the activation is not finite"):
         explain(Session(ToySegmenter(network), bright_square()), "eigencam", [REGION])
+
+
+class Attending(nn.Module):
+    """Patches, two blocks of attention written in one of the usual ways, a linear head."""
+
+    def __init__(self, kind, width=8):
+        super().__init__()
+        self.kind = kind
+        self.patches = nn.Conv2d(1, width, 8, 8)
+        self.norm = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        self.qkv = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(2))
+        self.own = nn.ModuleList(nn.MultiheadAttention(width, 2, batch_first=True) for _ in range(2))
+        self.out = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
+        self.head = nn.Linear(width, 1)
+
+    def mixed(self, index, x):
+        if self.kind == "module":
+            return self.own[index](x, x, x, need_weights=False)[0]
+        q, k, v = self.qkv[index](x).chunk(3, dim=-1)
+        if self.kind == "function":
+            return nn.functional.scaled_dot_product_attention(q, k, v)
+        return (q @ k.transpose(-1, -2)).softmax(dim=-1) @ v
+
+    def forward(self, x):
+        grid = self.patches(x)
+        tokens = grid.flatten(2).transpose(1, 2)
+        for index in range(2):
+            tokens = tokens + self.out[index](self.mixed(index, self.norm[index](tokens)))
+        answer = self.head(tokens).transpose(1, 2).reshape(len(x), 1, *grid.shape[-2:])
+        return nn.functional.interpolate(answer, size=x.shape[-2:], mode="bilinear")
+
+
+@pytest.mark.parametrize(("kind", "layer"), [("module", "norm.1"), ("function", "qkv.1"), ("product", "qkv.1")])
+def test_attention_is_recognised_however_it_is_written(kind, layer):
+    torch.manual_seed(0)
+    mask = np.zeros((40, 56), dtype=bool)
+    mask[8:16, 8:16] = True
+    session = Session(ToySegmenter(Attending(kind).eval()), torch.rand(1, 40, 56))
+    found = explain(session, "hirescam", [Region(1, mask)])
+    assert found.notes[0].startswith(f"layer {layer} (5 x 7): the last one on the coarsest grid")
+    assert (found.values != 0).mean() > 0.95  # every token answers, not only those of the region
+
+
+def test_what_stands_inside_an_attention_module_counts_as_behind_it():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.proj = nn.Linear(8, 8)
+
+        def forward(self, x):
+            return self.proj(x.softmax(dim=1).mean(dim=1, keepdim=True) * x)
+
+    network = nn.Sequential(
+        nn.Conv2d(1, 8, 8, 8), nn.Flatten(2), Turned(), nn.LayerNorm(8), Attention(), nn.Linear(8, 1)
+    )
+    session = Session(ToySegmenter(Answered(network).eval()), torch.rand(1, 40, 56))
+    mask = np.zeros((40, 56), dtype=bool)
+    mask[8:16, 8:16] = True
+    assert "network.3 " in explain(session, "hirescam", [Region(1, mask)]).notes[0]
+
+
+class Turned(nn.Module):
+    def forward(self, x):
+        return x.transpose(1, 2)
+
+
+class Answered(nn.Module):
+    """Tokens (B, 35, 1) of a 5 x 7 grid as logits of a 40 x 56 image."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return nn.functional.interpolate(self.network(x).transpose(1, 2).reshape(len(x), 1, 5, 7), scale_factor=8)

@@ -34,6 +34,21 @@ def test_every_number_of_every_metric_for_every_method():
     assert found.maps["occlusion"].shape == (24, 32)
 
 
+@pytest.mark.parametrize(
+    ("asked", "match"),
+    [
+        ({"method": []}, "method: there is nothing to test"),
+        ({"method": {}}, "method: there is nothing to test"),
+        ({"method": "occlusion", "metrics": []}, "metrics: there is nothing to test"),
+        ({"method": {"m": "abc"}}, "this is no map of the image. Got: str"),
+        ({"method": {"m": np.full((24, 32), np.nan)}}, "finite: False"),
+    ],
+)
+def test_nothing_to_test_and_what_is_no_map_is_an_error(asked, match):
+    with pytest.raises(UsageError, match=match):
+        evaluate(small_unet(), bright_square(), target=REGION, settings=QUICK, **asked)
+
+
 def test_the_numbers_are_those_of_the_metrics_and_forwards_are_counted():
     calls = {"images": 0}
 

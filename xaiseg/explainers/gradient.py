@@ -108,6 +108,14 @@ def _captum(session: Session, target: Target, attribute: Callable[[Target, Tenso
     return summed(found[0])
 
 
+#: A completeness error that keeps more than this share when the steps are doubled does not come from too few steps.
+STUCK: Final = 0.8
+NO_GRADIENT: Final = (
+    ": doubling the steps does not lower it, so a part of the answer has no gradient (counted features, rounding) or "
+    "jumps, and the map says nothing of that part"
+)
+
+
 @dataclass(frozen=True)
 class IntegratedGradientsParams:
     """Parameters of integrated gradients.
@@ -148,22 +156,23 @@ def integrated_gradients(
     start_scores = session.scores([start], targets)[0]
     changes = [session.score(target) - float(s) for target, s in zip(targets, start_scores, strict=True)]
     found = [_one(session, target, start, change, params) for target, change in zip(targets, changes, strict=True)]
-    errors = np.array([error for _, error, _ in found])
+    errors = np.array([error for _, error, _, _ in found])
     notes = [f"the path starts at {DESCRIPTION[params.baseline]}"]
-    notes += [f"{steps} steps, completeness error {error:.1%}" for _, error, steps in found]
-    return Attribution(np.stack([values for values, _, _ in found]), completeness=errors, notes=tuple(notes))
+    notes += [f"{steps} steps, completeness error {error:.1%}{why}" for _, error, steps, why in found]
+    return Attribution(np.stack([values for values, *_ in found]), completeness=errors, notes=tuple(notes))
 
 
 def _one(
     session: Session, target: Target, start: Tensor, change: float, params: IntegratedGradientsParams
-) -> tuple[np.ndarray, float, int]:
-    """The map (H, W), its completeness error and the steps it took."""
-    steps = params.steps
+) -> tuple[np.ndarray, float, int, str]:
+    """The map (H, W), its completeness error, the steps it took, and a word where more of them would not help."""
+    steps, errors = params.steps, list[float]()
     while True:
         values = _integral(session, target, start, steps)
-        error = completeness_error(values, change)
-        if error <= params.tolerance or 2 * steps > params.max_steps:
-            return values, error, steps
+        errors.append(completeness_error(values, change))
+        if errors[-1] <= params.tolerance or 2 * steps > params.max_steps:
+            stuck = errors[-1] > params.tolerance and len(errors) > 1 and errors[-1] > STUCK * errors[-2]
+            return values, errors[-1], steps, NO_GRADIENT if stuck else ""
         steps *= 2
 
 

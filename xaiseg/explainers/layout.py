@@ -73,7 +73,7 @@ def layout_of(
         token_grid: (h, w) that tokens lie on, or None to find it from their number and the proportions of the input.
 
     Raises:
-        UsageError: more cells than tokens.
+        UsageError: more cells than tokens, or far fewer.
 
     >>> layout_of((1, 197, 64), nn.LayerNorm(64), (224, 224))
     Layout(kind='tokens', rows=14, columns=14, leading=1)
@@ -113,12 +113,12 @@ def _alike(rows: int, columns: int, grid: tuple[int, int]) -> bool:
 def _tokens(count: int, grid: tuple[int, int], token_grid: tuple[int, int] | None) -> Layout | None:
     if token_grid is not None:
         rows, columns = token_grid
-        if rows * columns > count or min(token_grid) < 1:
+        if not 0 <= count - rows * columns <= MAX_LEADING or min(token_grid) < 1:
             raise UsageError(
                 "the layer has other tokens than the grid has cells",
                 where="token_grid",
                 got=f"{rows} x {columns}",
-                allowed=f"{count} cells, or fewer where other tokens stand first",
+                allowed=f"{count} cells, or up to {MAX_LEADING} fewer where other tokens stand first",
             )
         return Layout("tokens", rows, columns, count - rows * columns)
     found = []

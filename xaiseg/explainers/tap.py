@@ -5,10 +5,10 @@ The layer is chosen automatically and named. Hooks are removed and modes restore
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ MIN_SIDE: Final = 2
 
 #: Scores are multiplied by this before a backward pass through float16, whose small gradients would become zero.
 HALF_SCALE: Final = 1024.0
+
+#: Views and dropout that may stand between the softmax of attention and the product with its values.
+ATTENTION_STEPS: Final = 5
 
 #: More layers than this are not listed in an error.
 MAX_LISTED: Final = 8
@@ -59,6 +62,7 @@ class _Call:
     layout: Layout | None
     mixes: bool
     version: int
+    began: int  # how many executions were over when this one began
 
 
 #: Place in the order of execution, the execution, its layout.
@@ -201,6 +205,7 @@ def _recorded(module: nn.Module, layer: str | None, token_grid: tuple[int, int] 
 
     def recorder(name: str) -> Callable[[nn.Module, object, object], None]:
         def hook(part: nn.Module, _: object, output: object) -> None:
+            first = began.pop()
             tensor = output[0] if isinstance(output, (tuple, list)) and output else output
             if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
                 recorded.others[name] = type(output).__name__
@@ -210,15 +215,18 @@ def _recorded(module: nn.Module, layer: str | None, token_grid: tuple[int, int] 
             if tensor is not output:
                 recorded.others[name] = type(output).__name__
                 layout = None
-            recorded.calls.append(_Call(name, part, tensor, layout, _mixes_pixels(part, tensor), tensor._version))
+            mixes = _mixes_pixels(part, tensor)
+            recorded.calls.append(_Call(name, part, tensor, layout, mixes, tensor._version, first))
 
         return hook
 
+    began: list[int] = []
     handles = []
     try:
         handles.append(module.register_forward_pre_hook(entered))
         for name, part in module.named_modules():
             if name == layer or _is_attention(part) or not any(True for _ in part.children()):
+                handles.append(part.register_forward_pre_hook(lambda *_: began.append(len(recorded.calls))))
                 handles.append(part.register_forward_hook(recorder(name or type(part).__name__)))
         yield recorded
     finally:
@@ -239,16 +247,34 @@ def _mixes_pixels(part: nn.Module, output: Tensor) -> bool:
     return max(size) > 1 if isinstance(size, tuple) else isinstance(size, int) and size > 1
 
 
-def _reached(value: Tensor) -> set[object]:
+def _reached(value: Tensor) -> set[Any]:
     """The nodes of the autograd graph behind a value; a layer whose output's node is among them reaches the value."""
-    seen: set[object] = set()
-    waiting = [value.grad_fn]
+    return _behind([value.grad_fn]) | ({value.grad_fn} if value.grad_fn is not None else set())
+
+
+def _behind(nodes: Iterable[Any]) -> set[Any]:
+    """All nodes that the given ones were computed from."""
+    seen: set[Any] = set()
+    waiting = [following for node in nodes if node is not None for following, _ in node.next_functions]
     while waiting:
         node = waiting.pop()
         if node is not None and node not in seen:
             seen.add(node)
             waiting.extend(following for following, _ in node.next_functions)
     return seen
+
+
+def _attends(node: Any) -> bool:
+    """Whether a node of the graph is the product of attention's weights with its values, wherever it is written."""
+    name = type(node).__name__
+    if name.startswith("ScaledDotProduct"):
+        return True
+    near, waiting = name.startswith(("BmmBackward", "MmBackward")), [node]
+    for _ in range(ATTENTION_STEPS if near else 0):
+        waiting = [following for each in waiting for following, _ in each.next_functions if following is not None]
+        if any(type(each).__name__.startswith("SoftmaxBackward") for each in waiting):
+            return True
+    return False
 
 
 def _usable(calls: Sequence[_Call], reached: set[object]) -> list[tuple[int, _Call]]:
@@ -280,8 +306,10 @@ def _eligible(recorded: _Recorded, reached: set[object]) -> tuple[list[_Placed],
             got=f"{count} layers with a tensor output, none of them with a gradient and a grid of 2 x 2 or more",
             then="Use a method that needs no activations, such as occlusion",
         )
-    mixing = [index for index, call in _usable(recorded.calls, reached) if call.mixes]
-    return usable, [each for each in usable if mixing and each[0] < mixing[-1]]
+    # Inside an attention module it is not known which part stands before the mixing, so all of it counts as behind.
+    last = max((call.began for call in recorded.calls if call.mixes and call.output.grad_fn in reached), default=-1)
+    attended = _behind(node for node in reached if _attends(node))
+    return usable, [each for each in usable if each[0] < last or each[1].output.grad_fn in attended]
 
 
 def _automatic(recorded: _Recorded, reached: set[object]) -> tuple[_Call, str]:
@@ -290,7 +318,10 @@ def _automatic(recorded: _Recorded, reached: set[object]) -> tuple[_Call, str]:
     _, chosen, layout = [each for each in inner or usable if each[2].cells == coarsest][-1]
     grid = f"{layout.rows} x {layout.columns}"
     if inner:
-        return chosen, f"layer {chosen.name} ({grid}): the last one on the coarsest grid that reaches the target"
+        return chosen, (
+            f"layer {chosen.name} ({grid}): the last one on the coarsest grid that reaches the target and behind which "
+            f"pixels are still mixed{_repeated(recorded, chosen)}"
+        )
     return chosen, (
         f"layer {chosen.name} ({grid}): nothing behind it mixes pixels, so the map can only repeat the predicted region"
     )
@@ -312,8 +343,13 @@ def _named(module: nn.Module, recorded: _Recorded, reached: set[object], layer: 
             allowed=f"one of {listed}" if known else "none; no layer reaches the target",
             then=f"The nearest layer that reaches it is {near}" if near else None,
         )
-    more = f"; executed {len(found)} times, the last is shown" if len(found) > 1 else ""
-    return found[-1], f"layer {layer}, as asked for{more}"
+    return found[-1], f"layer {layer}, as asked for{_repeated(recorded, found[-1])}"
+
+
+def _repeated(recorded: _Recorded, chosen: _Call) -> str:
+    runs = [call for call in recorded.calls if call.part is chosen.part]
+    which = "the last" if runs[-1] is chosen else f"number {runs.index(chosen) + 1}"
+    return f"; executed {len(runs)} times, {which} is shown" if len(runs) > 1 else ""
 
 
 def _hindrance(recorded: _Recorded, reached: set[object], layer: str) -> str:

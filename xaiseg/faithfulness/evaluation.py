@@ -159,6 +159,9 @@ def evaluate_session(
     if unknown := [name for name in metrics if name not in METRICS]:
         raise UsageError("no such metric", where="metrics", got=unknown[0], then=did_you_mean(unknown[0], METRICS))
     maps, params = _maps(session, region, method)
+    if not maps or not metrics:
+        raise UsageError("there is nothing to test", where="method" if not maps else "metrics", got="none",
+                         allowed="one or more")  # fmt: skip
     test = _Test(session, region, maps, params, settings or Settings())
     scores = tuple(score for name in dict.fromkeys(metrics) for score in _TESTS[name](test))
     return Evaluation(scores, maps, region.name, session.forwards, session.backwards)
@@ -201,8 +204,9 @@ def _maps(
     """Maps, and the parameters of those that were made here."""
     if isinstance(method, Mapping):
         for name, values in method.items():
-            if np.shape(values) != region.mask.shape or not np.isfinite(values).all():
-                got = f"{np.shape(values)}, finite: {bool(np.isfinite(values).all())}"
+            shape, numbers = np.shape(values), np.asarray(values).dtype.kind in "biuf"
+            if shape != region.mask.shape or not numbers or not np.isfinite(values).all():
+                got = f"{shape}, finite: {bool(np.isfinite(values).all())}" if numbers else type(values).__name__
                 raise UsageError("this is no map of the image", where=name, got=got, allowed=region.mask.shape)
         return {name: np.asarray(values) for name, values in method.items()}, {}
     names = list(dict.fromkeys([method] if isinstance(method, str) else method))
