@@ -1,0 +1,112 @@
+import pytest
+import torch
+from torch import nn
+
+from tests.hardware.networks import (
+    Everything,
+    Vectors,
+    half_even,
+    images,
+    phantoms,
+    quantised_network,
+    seeded,
+    shipped,
+)
+from xaiseg.errors import UsageError
+from xaiseg.hardware import integer
+from xaiseg.hardware.deployed import deploy
+from xaiseg.hardware.integer import run_integer
+from xaiseg.hardware.quantise import Scheme
+
+SCHEMES = {
+    "as it comes": Scheme(),
+    "serial bias": Scheme(bias="serial"),
+    "one exponent a layer": Scheme(per_channel=False, observer="max"),
+    "few bits": Scheme(bits=4, weight_bits=5, observer="percentile"),
+    "many bits": Scheme(bits=10, weight_bits=9),
+}
+
+
+def differences(network, x, **given) -> list[str]:
+    """Names of the nodes whose integers differ between the two paths."""
+    golden, found = {}, {}
+    expected = run_integer(network, x, watch=lambda node, value: golden.update({node.name: value}))
+    answer = deploy(network, **given)(x, watch=lambda node, value: found.update({node.name: value}))
+    assert golden.keys() == found.keys()
+    different = [name for name in golden if not torch.equal(golden[name], found[name].long())]
+    return different if torch.equal(answer, expected) else [*different, "answer"]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
+@pytest.mark.parametrize(
+    "given", [{}, {"arithmetic": "merged"}, {"delay": 1}], ids=["two's complement", "merged", "delay 1"]
+)
+@pytest.mark.parametrize("kind", [Everything, Vectors])
+def test_every_operator_is_the_golden_model(kind, given, scheme):
+    network = quantised_network(seeded(kind()), images(4), scheme=scheme)
+    assert differences(network, images(3, seed=7), **given) == []
+
+
+def test_a_norm_that_cannot_be_folded_stays_outside_and_the_rest_is_the_golden_model():
+    network = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 2, 1)
+    )
+    network, x = seeded(network), images(3)
+    found = quantised_network(network, images(4), outside=("1",))
+    assert differences(found, x) == []
+    assert list(found.convolutions) == ["_0", "_4"]
+    assert (found.convolutions["_0"].shifts is None, found.convolutions["_4"].source.signed) == (True, True)
+    assert torch.allclose(deploy(found)(x), network(x), atol=0.05)
+
+
+@pytest.mark.parametrize("scheme", [Scheme(), Scheme(bias="serial")], ids=["preloaded", "serial"])
+def test_the_shipped_network_is_the_golden_model_bit_for_bit(scheme):
+    network, x = shipped(), phantoms(2, "test")
+    found = quantised_network(network, phantoms(4, "validation"), scheme=scheme)
+    assert differences(found, x) == []
+    assert differences(found, x[:1], arithmetic="merged") == []
+    with torch.inference_mode():
+        flips = ((deploy(found)(x) > 0) != (network(x) > 0)).float().mean()
+    assert flips < 0.01
+
+
+def truncating(sums, shifts):
+    return sums >> shifts
+
+
+@pytest.mark.parametrize("mutation", [half_even, truncating])
+def test_another_rounding_is_seen(mutation, monkeypatch):
+    found = quantised_network(shipped(), phantoms(2, "validation"))
+    monkeypatch.setattr(integer, "half_up", mutation)
+    assert {"encoder_0_0", "answer"} <= set(differences(found, phantoms(1, "test")))
+
+
+def test_a_coarser_bias_is_seen():
+    """A serial bias whose late digits are not rounded away makes other outputs."""
+    found = quantised_network(seeded(Everything()), images(4), scheme=Scheme(bias="serial"))
+    assert differences(found, images(3)) == []
+    for held in found.convolutions.values():
+        if held.shifts is not None:
+            held.layer.bias.add_(2 ** (held.shifts - 2).clamp(min=0) - 1)
+    assert differences(found, images(3)) != []
+
+
+def test_what_a_unit_cannot_compute_is_named_with_its_path():
+    network = quantised_network(seeded(nn.Sequential(nn.Conv2d(2, 1, 1))), images(1))
+    with pytest.raises(UsageError, match="^0: the unit cannot compute this convolution.*no closed form.*carry_save"):
+        deploy(network, arithmetic="carry_save")
+    network.convolutions["_0"].layer.weight.fill_(-128)
+    with pytest.raises(UsageError, match="^0: the unit cannot compute.*out of range. Got: 128. Allowed: -127 to 127"):
+        deploy(network, arithmetic="merged")
+
+
+def test_sums_beyond_the_exact_range_are_refused_with_the_path():
+    network = quantised_network(seeded(Vectors()), images(4), scheme=Scheme(bits=12, weight_bits=11))
+    with pytest.raises(UsageError, match="^features.0: .*one input channel passes float32.*Use fewer bits"):
+        deploy(network)
+
+
+def test_values_that_are_not_finite_are_refused():
+    network = deploy(quantised_network(seeded(Everything()), images(1)))
+    with pytest.raises(UsageError, match="^x: activations hold NaN"):
+        network(images(1) * float("nan"))

@@ -1,0 +1,175 @@
+"""A quantised network on digit-serial units: every convolution stops at the digits that its output's format holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from xaiseg.errors import UsageError
+from xaiseg.hardware.convolution import Ready, convolve, ready_convolution, unit_of
+from xaiseg.hardware.graph import Node
+from xaiseg.hardware.quantise import IntegerConvolution, Quantised, Step, Watch, walk
+from xaiseg.hardware.unit import Arithmetic
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A network with its units, from :func:`deploy`.
+
+    Attributes:
+        network: the integers.
+        ready: every convolution's unit and digits, by node name.
+    """
+
+    network: Quantised
+    ready: dict[str, Ready]
+
+    def __call__(self, *arguments: Tensor, watch: Watch | None = None) -> Tensor:
+        """The network's answer.
+
+        Args:
+            arguments: the network's arguments, floating point.
+            watch: sees every integer value, in floating point.
+
+        Raises:
+            UsageError: NaN or infinity where integers begin.
+            InexactError: see :func:`xaiseg.hardware.exact.accumulate`.
+        """
+
+        def convolution(node: Node, network: Quantised, values: tuple[Tensor, ...]) -> Tensor:
+            return _convolution(node, network, values[0], self.ready[node.name])
+
+        with torch.inference_mode():
+            steps = {**STEPS, "convolution": convolution}
+            return walk(self.network, arguments, steps, dtype=torch.float32, watch=watch)
+
+
+def deploy(network: Quantised, *, arithmetic: Arithmetic = "twos_complement", delay: int = 2) -> Deployed:
+    """Gives every convolution its unit and as many digits as make it the golden model.
+
+    Args:
+        network: from :func:`xaiseg.hardware.quantise.quantise`.
+        arithmetic: an exact one, ``twos_complement`` or ``merged``.
+        delay: of the unit.
+
+    Raises:
+        UsageError: an arithmetic without a closed form, or a convolution that the unit cannot compute, with its path.
+    """
+    paths = {node.name: node.path for node in network.folded.graph.nodes}
+    ready = {}
+    for name, held in network.convolutions.items():
+        try:
+            ready[name] = _ready(held, network, arithmetic, delay)
+        except UsageError as error:
+            raise UsageError("the unit cannot compute this convolution", where=paths[name], got=error) from error
+    return Deployed(network, ready)
+
+
+def _ready(held: IntegerConvolution, network: Quantised, arithmetic: Arithmetic, delay: int) -> Ready:
+    scheme = network.scheme
+    unit = unit_of(
+        held.layer,
+        arithmetic=arithmetic,
+        bits=scheme.bits,
+        weight_bits=scheme.weight_bits,
+        signed=held.source.signed,
+        bias=scheme.bias,
+        delay=delay,
+    )
+    digits = unit.total if held.shifts is None else unit.total - held.shifts
+    return ready_convolution(held.layer, unit, digits=digits, bias=scheme.bias)
+
+
+def _convolution(node: Node, network: Quantised, x: Tensor, ready: Ready) -> Tensor:
+    held = network.convolutions[node.name]
+    found = convolve(x[:, :, None, None] if held.linear else x, ready)
+    found = limited(found, node, network)
+    return found[:, :, 0, 0] if held.linear else found
+
+
+def limited(x: Tensor, node: Node, network: Quantised, *, channels: Tensor | None = None) -> Tensor:
+    """Integers of a node within its format and its rectifier.
+
+    Args:
+        x: (B, C, ...) integers in floating point.
+        node: a convolution, a sum or a rectifier.
+        network: its network.
+        channels: (B,) the output channel of each row, where x is (B, 1) values of several channels; None = all in
+            order.
+
+    Returns:
+        the same shape: float32 in a format, else the dtype of x.
+    """
+    rectifier = node.operation if node.kind == "relu" else node.rectifier
+    if node.name not in network.formats:  # all digits: units differ by channel
+        if rectifier is None:
+            return x
+        exponents = network.convolutions[node.name].exponents.double()
+        most = torch.floor(rectifier.ceiling * torch.exp2(exponents) + 0.5)
+        shape = (-1, *[1] * (x.ndim - 2)) if channels is None else (-1, 1)
+        most = most if channels is None else most[channels]
+        return torch.minimum(x.double().clamp(min=0), most.view(shape))
+    form = network.formats[node.name]
+    if rectifier is None:
+        return x.clamp(form.low, form.high).float()
+    return x.clamp(0, math.floor(min(form.high, rectifier.ceiling * 2.0**form.exponent + 0.5))).float()
+
+
+def _relu(node: Node, network: Quantised, values: tuple[Tensor, ...]) -> Tensor:
+    return limited(values[0], node, network)
+
+
+def _max_pool(node: Node, network: Quantised, values: tuple[Tensor, ...]) -> Tensor:
+    held = node.operation
+    return F.max_pool2d(values[0], held.kernel, held.stride, held.padding)
+
+
+def _average_pool(node: Node, network: Quantised, values: tuple[Tensor, ...]) -> Tensor:
+    held = node.operation
+    return torch.floor(F.avg_pool2d(values[0].double(), held.kernel, held.stride) + 0.5).float()
+
+
+def _step_up(mode: str) -> Callable[[Node, Quantised, tuple[Tensor, ...]], Tensor]:
+    def step(node: Node, network: Quantised, values: tuple[Tensor, ...]) -> Tensor:
+        # Weights are multiples of a power of two, so float64 holds every sum.
+        found = F.interpolate(values[0].double(), scale_factor=float(node.operation.factor), mode=mode)
+        return torch.floor(found + 0.5).float()
+
+    return step
+
+
+def _concat(node: Node, network: Quantised, values: tuple[Tensor, ...]) -> Tensor:
+    return torch.cat(values, 1)
+
+
+def _add(node: Node, network: Quantised, values: tuple[Tensor, ...]) -> Tensor:
+    target = network.formats[node.name].exponent
+    # In units of the output; float64 holds the sum while exponents lie less than 36 bits apart.
+    parts = (
+        value.double() * 2.0 ** (target - network.formats[name].exponent)
+        for value, name in zip(values, node.inputs, strict=True)
+    )
+    total = sum(parts, torch.zeros((), dtype=torch.float64, device=values[0].device))
+    return limited(torch.floor(total + 0.5), node, network)
+
+
+def _flatten(node: Node, network: Quantised, values: tuple[Tensor, ...]) -> Tensor:
+    return values[0].flatten(1)
+
+
+STEPS: Final[Mapping[str, Step]] = {
+    "relu": _relu,
+    "max_pool": _max_pool,
+    "average_pool": _average_pool,
+    "nearest": _step_up("nearest"),
+    "bilinear": _step_up("bilinear"),
+    "concat": _concat,
+    "add": _add,
+    "flatten": _flatten,
+}
