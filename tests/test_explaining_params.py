@@ -4,7 +4,7 @@ from tests.explainers.toy_segmenters import BoxFilter, ToySegmenter, bright_squa
 from xaiseg import explain
 from xaiseg.errors import UsageError
 from xaiseg.explainers.base import Session, get_explainer
-from xaiseg.explainers.cam import HiResCamParams
+from xaiseg.explainers.cam import CamParams
 from xaiseg.explainers.targets import predicted_region
 from xaiseg.explaining_params import parse_params, settled
 from xaiseg.faithfulness.layers import rank_layers
@@ -15,7 +15,7 @@ def test_a_setting_reaches_every_method_that_has_it():
     assert sorted(held) == ["hirescam", "occlusion", "rise"]
     assert (held["rise"].grid, held["rise"].masks, held["occlusion"].grid) == (4, 512, 4)
     assert held["hirescam"].layer == "encoder.3"
-    assert held["hirescam"] == HiResCamParams(layer="encoder.3")
+    assert held["hirescam"] == CamParams(layer="encoder.3")
 
 
 def test_values_are_of_the_kind_that_the_parameter_has():
@@ -49,17 +49,17 @@ def test_the_best_layer_is_the_first_of_the_ranking_and_is_told():
     session = Session(subject, image)
     region = predicted_region(session.prediction, subject.info.classes)
     first = rank_layers(session, region)[0].layer
-    chosen, note = settled(session, get_explainer("hirescam"), [region], HiResCamParams(layer="best"))
+    chosen, note = settled(session, get_explainer("hirescam"), [region], CamParams(layer="best"))
     assert chosen.layer == first
     assert note.startswith("layer chosen on this image")
     assert settled(session, get_explainer("hirescam"), [region], None) == (None, "")
-    found = explain(subject, image, method="hirescam", params=HiResCamParams(layer="best"))
+    found = explain(subject, image, method="hirescam", params=CamParams(layer="best"))
     assert found.attribution.params.layer == first
     assert note in found.notes
 
 
 def test_layers_are_ranked_for_regions_alone():
     subject = ToySegmenter(BoxFilter(2, shift=0.5).eval())
-    best = HiResCamParams(layer="best")
-    with pytest.raises(UsageError, match="ranked for regions"):
+    best = CamParams(layer="best")
+    with pytest.raises(UsageError, match="ranked by the region"):
         explain(subject, bright_square(), method="hirescam", target="{margin: lesion}", params=best)

@@ -96,9 +96,10 @@ def settled(session: Session, method: Explainer, targets: Sequence[object], para
         return params, ""
     first = targets[0]
     if isinstance(session, DetectionSession) or not isinstance(first, Region):
-        raise UsageError("layers are ranked for regions of a segmenter", where="layer", got=BEST,
-                         then="Name a layer, or leave it out")  # fmt: skip
+        what = "layers are ranked by the region that a segmenter predicts, and the first target is none"
+        raise UsageError(what, where="layer", got=BEST, then="Name a layer, or leave it out")
     ranked = rank_layers(session, first, method=method.name)
     told = ", ".join(f"{each.layer} ({each.rows} x {each.columns}) {each.score:.3f}" for each in ranked)
-    note = f"layer chosen on this image by the deletion curves of its map, so that they flatter it: {told}"
+    whose = f" of {first.name}, for all {len(targets)} targets," if len(targets) > 1 else ""
+    note = f"layer chosen on this image{whose} by the deletion curves of its map, so that they flatter it: {told}"
     return dataclasses.replace(params, layer=ranked[0].layer), note

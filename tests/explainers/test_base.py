@@ -8,7 +8,7 @@ from tests.explainers.toy_segmenters import ToySegmenter, bright_square, small_u
 from xaiseg.errors import SubjectError, UsageError
 from xaiseg.explainers import base
 from xaiseg.explainers.base import Attribution, Budget, Session, explain, explainer, get_explainer, load_explainers
-from xaiseg.explainers.cam import HiResCamParams
+from xaiseg.explainers.cam import CamParams
 from xaiseg.explainers.targets import Region
 
 REGION = Region(1, np.ones((24, 32), dtype=bool))
@@ -68,8 +68,8 @@ def test_a_method_says_what_the_subject_lacks():
 
 def test_foreign_parameters_and_no_target_are_refused():
     session = Session(small_unet(), bright_square())
-    with pytest.raises(UsageError, match="HiResCamParams"):
-        explain(session, "occlusion", [REGION], params=HiResCamParams())
+    with pytest.raises(UsageError, match="CamParams"):
+        explain(session, "occlusion", [REGION], params=CamParams())
     with pytest.raises(UsageError, match="0 targets"):
         explain(session, "occlusion", [])
 

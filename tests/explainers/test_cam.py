@@ -8,7 +8,7 @@ from torch import nn
 from tests.explainers.toy_segmenters import PixelNetwork, ToySegmenter, bright_square, small_unet
 from xaiseg.errors import UsageError
 from xaiseg.explainers.base import Session, explain, get_explainer
-from xaiseg.explainers.cam import CamParams, HiResCamParams, SegXResCamParams
+from xaiseg.explainers.cam import CamParams, SegXResCamParams
 from xaiseg.explainers.targets import Region
 
 MASK = np.zeros((24, 32), dtype=bool)
@@ -197,7 +197,7 @@ def test_the_mean_over_the_grid_lights_up_places_that_the_region_does_not_depend
     session = Session(ToySegmenter(network), image)
     params = CamParams("relu")
     right = np.s_[8:16, 20:28]
-    fine = explain(session, "hirescam", [Region(1, left)], params=HiResCamParams("relu")).values[0]
+    fine = explain(session, "hirescam", [Region(1, left)], params=CamParams("relu")).values[0]
     spread = explain(session, "gradcam", [Region(1, left)], params=params).values[0]
     assert (fine[right] == 0).all()
     assert spread[right].sum() == pytest.approx(spread[left].sum(), rel=0.05)
@@ -240,7 +240,7 @@ def test_before_a_1x1_head_the_map_is_weight_times_activation_on_the_region():
     torch.manual_seed(0)
     network = PixelNetwork().eval()
     image = bright_square()
-    found = explain(Session(ToySegmenter(network), image), "hirescam", [REGION], params=HiResCamParams("relu"))
+    found = explain(Session(ToySegmenter(network), image), "hirescam", [REGION], params=CamParams("relu"))
     with torch.no_grad():
         activation = network.relu(network.features(image[None]))[0]
         weighted = (network.head.weight[0] * activation).sum(0).numpy() / MASK.sum()
@@ -251,7 +251,7 @@ def test_the_map_sums_to_the_score_minus_the_bias_where_the_rest_is_affine():
     torch.manual_seed(1)
     network = PixelNetwork().eval()
     session = Session(ToySegmenter(network), bright_square())
-    found = explain(session, "hirescam", [REGION], params=HiResCamParams("relu"))
+    found = explain(session, "hirescam", [REGION], params=CamParams("relu"))
     assert found.values.sum() == pytest.approx(session.score(REGION) - network.head.bias.item(), abs=1e-5)
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from tests.explainers.toy_segmenters import PixelNetwork, ToySegmenter, bright_square, small_unet
 from xaiseg.errors import SubjectError, UsageError
 from xaiseg.explainers.base import Session, explain
-from xaiseg.explainers.cam import HiResCamParams
+from xaiseg.explainers.cam import CamParams
 from xaiseg.explainers.targets import Region
 
 MASK = np.zeros((24, 32), dtype=bool)
@@ -74,9 +74,9 @@ def test_errors_are_exact():
     with pytest.raises(
         UsageError, match=r"does not reach the target.*Got: aux.*one of main\.features, main\.relu, main\.head"
     ):
-        explain(session, "hirescam", [REGION], params=HiResCamParams("aux"))
+        explain(session, "hirescam", [REGION], params=CamParams("aux"))
     with pytest.raises(UsageError, match=r"did you mean 'main\.relu'"):
-        explain(session, "hirescam", [REGION], params=HiResCamParams("main.rely"))
+        explain(session, "hirescam", [REGION], params=CamParams("main.rely"))
 
     class Detached(nn.Module):
         def __init__(self):
@@ -132,9 +132,7 @@ def test_a_layer_that_is_executed_twice_says_so_and_frozen_weights_do_not_matter
             return self.layer(torch.relu(self.layer(x)))
 
     network = Twice().eval().requires_grad_(False)
-    found = explain(
-        Session(ToySegmenter(network), bright_square()), "hirescam", [REGION], params=HiResCamParams("layer")
-    )
+    found = explain(Session(ToySegmenter(network), bright_square()), "hirescam", [REGION], params=CamParams("layer"))
     assert "executed 2 times" in found.notes[0]
     assert found.values.any()
 
@@ -180,7 +178,7 @@ def test_the_nearest_layer_that_reaches_the_target_is_named():
         ("pair", "no tensor but a tuple", "head"),
     ):
         with pytest.raises(UsageError, match=rf"{why}.*Got: {layer}\..*and 5 more.*nearest layer .* is {near}\."):
-            explain(session, "hirescam", [REGION], params=HiResCamParams(layer))
+            explain(session, "hirescam", [REGION], params=CamParams(layer))
 
 
 def test_a_block_of_layers_can_be_named():
@@ -285,9 +283,9 @@ def test_a_grid_of_tokens_can_be_given_and_one_that_cannot_be_is_refused():
         assert tap.activation.shape == (8, *grid)
         assert tap.layout.leading == layout
     with pytest.raises(UsageError, match=r"other tokens than the grid has cells.*7 x 8.*48 cells"):
-        explain(session, "hirescam", [REGION], params=HiResCamParams("norm1", (7, 8)))
+        explain(session, "hirescam", [REGION], params=CamParams("norm1", (7, 8)))
     with pytest.raises(UsageError, match="other tokens than the grid has cells.*3 x 3.*up to 8 fewer"):
-        explain(session, "hirescam", [REGION], params=HiResCamParams("norm1", (3, 3)))
+        explain(session, "hirescam", [REGION], params=CamParams("norm1", (3, 3)))
 
 
 def test_channels_that_stand_last_are_seen():
@@ -324,7 +322,7 @@ def test_windows_in_the_place_of_the_batch_have_no_known_place():
 
     session = Session(ToySegmenter(Windows().eval()), bright_square())
     with pytest.raises(UsageError, match=r"\(2, 2, 12, 32\) has no grid that is known"):
-        explain(session, "hirescam", [REGION], params=HiResCamParams("inner"))
+        explain(session, "hirescam", [REGION], params=CamParams("inner"))
 
 
 class Cast(nn.Module):

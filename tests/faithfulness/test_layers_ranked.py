@@ -5,7 +5,7 @@ from torch import nn
 from tests.explainers.toy_segmenters import BoxFilter, ToySegmenter, bright_square, small_unet
 from xaiseg.errors import SubjectError, UsageError
 from xaiseg.explainers.base import Session, explain
-from xaiseg.explainers.cam import HiResCamParams
+from xaiseg.explainers.cam import CamParams
 from xaiseg.explainers.targets import predicted_region
 from xaiseg.faithfulness.deletion import curves
 from xaiseg.faithfulness.layers import RankedLayer, rank_layers
@@ -53,7 +53,7 @@ def test_scores_are_those_of_the_deletion_curves():
     assert len(ranked) == 2
     ties = generator(3, "rank layers").random(region.mask.shape)
     for each in ranked:
-        values = explain(session, "hirescam", [region], params=HiResCamParams(layer=each.layer)).values[0]
+        values = explain(session, "hirescam", [region], params=CamParams(layer=each.layer)).values[0]
         found = curves(session, region, {"map": values}, ties=ties, steps=4).deletion
         assert each.every == pytest.approx(found["object"]["map"].area_over)
         assert each.context == pytest.approx(found["context"]["map"].area_over)

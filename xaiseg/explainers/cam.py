@@ -51,11 +51,6 @@ class CamParams:
 
 
 @dataclass(frozen=True)
-class HiResCamParams(CamParams):
-    """Parameters of HiResCAM: those of every class activation map."""
-
-
-@dataclass(frozen=True)
 class SegXResCamParams(CamParams):
     """Parameters of Seg-XRes-CAM.
 
@@ -99,8 +94,8 @@ def gradcam(session: Session, targets: Sequence[Target], *, params: CamParams) -
     return on_image(session, tap, weighted(tap.gradients.mean(dim=(2, 3)), tap.activation))
 
 
-@explainer("hirescam", needs=NEEDS, unit=UNIT, params=HiResCamParams)
-def hirescam(session: Session, targets: Sequence[Target], *, params: HiResCamParams) -> Attribution:
+@explainer("hirescam", needs=NEEDS, unit=UNIT, params=CamParams)
+def hirescam(session: Session, targets: Sequence[Target], *, params: CamParams) -> Attribution:
     """HiResCAM. Where the part behind the layer is affine, its map sums to the score minus a constant."""
     tap = session.tap(targets, params.layer, token_grid=params.token_grid)
     return on_image(session, tap, torch.einsum("tchw,chw->thw", tap.gradients, tap.activation))
