@@ -37,7 +37,6 @@ def main() -> None:
     if unknown := sorted(set(given.names) - set(benches)):
         parser.error(f"no bench is named {', '.join(unknown)}; there are {', '.join(benches)}")
     torch.set_num_threads(1)  # over-subscription costs a factor of ten on two cores
-    rows: list[Row] = []
     for name in given.names or benches:
         for row in benches[name](long=given.long):
             state = "holds" if row.holds else "MISSED"
@@ -47,8 +46,7 @@ def main() -> None:
                 flush=True,
             )
             print(f"    {row.settings}; same result: {row.same_result}", flush=True)
-            rows.append(row)
-    save(rows)
+            save([row])  # at once: what comes next may take hours
 
 
 if __name__ == "__main__":

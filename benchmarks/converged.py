@@ -15,7 +15,7 @@ the segmenter run in bfloat16, for all alike.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -180,25 +180,23 @@ def row(kind: str, found: Sequence[Measured], settings: str) -> Row:
     )
 
 
-def rows(*, long: bool = False, data: Path | None = None, models: Path | None = None) -> list[Row]:
+def rows(*, long: bool = False, data: Path | None = None, models: Path | None = None) -> Iterator[Row]:
     """Two rows with their curves, or none without ``long`` and the folders."""
     if not long or data is None or models is None:
         print("converged: left out; it takes --long, --data DIR and --models DIR", flush=True)
-        return []
+        return
     drawn = f"8 x 8 cells, 4 offsets, p = 0.5, mean baseline, converged over {CONVERGED:,} masks"
     kinds: dict[str, tuple[Callable[[], Iterable[Subjected]], bool]] = {
         "segmenter": (lambda: segmenter_cases(data / "busbra_breast_ultrasound", CASES), True),
         "detector": (lambda: detector_cases(data, models / "fastestdet" / "FastestDet.onnx", CASES), False),
     }
-    done = []
     for kind, (opened, half) in kinds.items():
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             found = [kept(one) for one in opened()]
         print(f"{kind}, against the adjusted converged map:\n{table([each.curves for each in found])}", flush=True)
         print(f"{kind}, against the averaged one:\n{table([each.plain for each in found])}", flush=True)
         print(f"{kind}, deletion:\n{table([each.deletion for each in found])}", flush=True)
-        done.append(row(kind, found, f"{len(found)} cases, {drawn}"))
-    return done
+        yield row(kind, found, f"{len(found)} cases, {drawn}")
 
 
 def kept(one: Subjected) -> Measured:
