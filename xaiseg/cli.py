@@ -278,31 +278,33 @@ def diff(
     _say(json.dumps(plain(found), indent=1, allow_nan=False) if as_json else comparison_text(found))
 
 
+TargetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        help="pred (the default), a class, all, objects, x,y, region.png, '{margin: lesion}', ...; of a detector: "
+        "all, a class, box 0, x,y, x0,y0,x1,y1,class, tp, fp, fn, '{where: box 0}', ...; repeat for several.",
+    ),
+]
+ParamOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--param",
+        help="NAME=VALUE for all methods that have it, or METHOD.NAME=VALUE: grid=16, layer=best; repeat for several.",
+    ),
+]
+
+
 @app.command()
 def explain(
     model: ModelFileArgument,
     image: Annotated[Path, typer.Argument(help="An image file.", show_default=False)],
     method: Annotated[list[str] | None, typer.Option("--method", "-m", help="Repeat for several.")] = None,
-    target: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--target",
-            help="pred (the default), a class, all, objects, x,y, region.png, or e.g. '{margin: lesion}'; of a "
-            "detector: all, a class, box 0, x,y, x0,y0,x1,y1,class, tp, fp, fn, or e.g. '{where: box 0}'; repeat for "
-            "several.",
-        ),
-    ] = None,
+    target: TargetOption = None,
     reference: Annotated[
         Path | None, typer.Option("--reference", help="A mask, or a file of boxes, for targets that need one.")
     ] = None,
-    param: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--param",
-            help="NAME=VALUE for all methods that have it, or METHOD.NAME=VALUE: grid=16, layer=best; repeat "
-            "for several.",
-        ),
-    ] = None,
+    param: ParamOption = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for picture, maps and manifest.")] = Path(
         "explanation"
     ),
