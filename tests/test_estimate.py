@@ -54,7 +54,7 @@ def world(
     values: np.ndarray, *, failed: int = 0, chance: np.ndarray | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     names = [f"c{i:03d}" for i in range(len(values))]
-    rows = pd.DataFrame({"case": names, "status": "ok", "reason": "", "value": values})
+    rows = pd.DataFrame({"case": names, "subject": "reference", "status": "ok", "reason": "", "value": values})
     rows.loc[: failed - 1, "status"] = "failed"
     cases = pd.DataFrame({"case": names, "cluster": [f"p{i // 2}" for i in range(len(values))]})
     cases["device"] = ["AB"[(i // 2) % 2] for i in range(len(values))]
@@ -107,6 +107,24 @@ def test_a_failed_case_counts_as_the_worst_value(registry):
     assert overall.value == pytest.approx(54 / 60)
     assert overall.n_failed == 6
     assert overall.dropped is None
+
+
+@pytest.mark.parametrize(("whose", "hurt"), [("reference", {"a", "b"}), ("a", {"a"})])
+def test_a_build_that_fails_hurts_itself_and_the_audited_one_hurts_all(registry, whose, hurt):
+    rows, cases = world(np.full(N, 0.8), failed=6)
+    rows.loc[:5, "subject"] = whose
+
+    @check("toy.value", question="?", columns=[("value", pa.float64())])
+    class Toy:
+        def quantities(self, tables, params):
+            held = tables.ok("toy.value")
+            for name in ("a", "b"):
+                values = held["value"].to_numpy()
+                yield Quantity("value", "mean", held["case"].to_numpy(), values, worst=0.0, subject=name)
+
+    found, _ = estimate_run(FakeRun(rows, cases, "toy.value"), protocol("toy.value"))
+    assert {item.subject for item in found if item.n_failed == 6} == hurt
+    assert [item.value for item in found if item.subject in hurt] == pytest.approx([0.8 * 54 / 60] * len(hurt))
 
 
 def test_undefined_values_are_bracketed(registry):

@@ -177,6 +177,19 @@ def test_an_unknown_metric_or_target_is_not_run_with_a_hint():
     assert finding.verdict is N
 
 
+def test_a_requirement_on_each_variant_is_one_finding_a_variant():
+    requirement = need(subject="each")
+    both = [estimate(value, 0.01, subject=name, id=name) for name, value in (("int8", 0.9), ("msdf6", 0.5))]
+    findings, overall = judge(
+        protocol(requirement), both, facts=FACTS | {"variants": {"int8": {}, "msdf6": {}}}, crashed={}, not_run={}
+    )
+    assert [(item.requirement.subject, item.verdict) for item in findings] == [("int8", P), ("msdf6", F)]
+    assert findings[0].sentence.endswith(", variant int8")
+    assert overall.verdict is F
+    finding, _ = decided(requirement, *both)
+    assert (finding.verdict, finding.sentence.endswith(", for each variant")) == (N, True)
+
+
 def test_a_crashed_check_is_an_error_even_where_numbers_exist():
     finding, overall = decided(need(), estimate(0.9, 0.01), crashed={"c": "ZeroDivisionError"})
     assert (finding.verdict, overall.verdict, overall.exit_code) == (E, E, 4)

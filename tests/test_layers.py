@@ -27,6 +27,7 @@ LAYERS = [
         "detector_layouts",
         "detector_sources",
         "loading",
+        "variants",
         "fitting",
         "training",
     },

@@ -16,6 +16,7 @@ from xaiseg.data.case import Case, CaseRef, Dataset
 from xaiseg.errors import CheckError, SubjectError
 from xaiseg.seeds import generator
 from xaiseg.subject import Boxes, Detector, Prediction, Segmenter, Subject
+from xaiseg.variants import Variant
 
 
 @dataclass
@@ -53,6 +54,7 @@ class Predictor:
         self._subject = subject
         self._batch = batch
         self._held: dict[str, Prediction | Boxes] = {}
+        self._failed: dict[str, SubjectError] = {}
         self.note = ""
 
     def fill(self, cases: Mapping[str, Case], counter: Counter) -> dict[str, SubjectError]:
@@ -69,6 +71,7 @@ class Predictor:
                     failed[name] = outcome
                 else:
                     self._held[name] = outcome
+        self._failed |= failed
         return failed
 
     def _group(
@@ -142,6 +145,10 @@ class Predictor:
         """The prediction of a case of the shard in work, or None when it failed."""
         return self._held.get(name)
 
+    def why(self, name: str) -> SubjectError | None:
+        """Why there is no prediction of a case, or None."""
+        return self._failed.get(name)
+
 
 def stored_answers(
     subject: Any, cases: Sequence[str], shapes: Sequence[tuple[int, int]]
@@ -176,8 +183,10 @@ class CaseContext:
         maps: dict[str, np.ndarray],
         loader: Callable[[CaseRef, str], Case],
         datasets: Mapping[str, Dataset] | None = None,
+        others: Mapping[str, tuple[Variant, Predictor]] | None = None,
     ) -> None:
         self._datasets = datasets or {}
+        self._others = others or {}
         self._check = check
         self._case = case
         self._predictor = predictor
@@ -230,11 +239,30 @@ class CaseContext:
         return held
 
     def _held(self, subject: str) -> Prediction | Boxes | None:
-        return self._predictor.held(self._case.id) if self._case and subject == "reference" else None
+        predictor = self._answering(subject)
+        if self._case is None:
+            return None
+        if error := predictor.why(self._case.id):
+            raise error
+        return predictor.held(self._case.id)
 
-    def predict(self, images: Sequence[np.ndarray | Tensor]) -> list[Prediction]:
+    def _answering(self, subject: str) -> Predictor:
+        if subject == "reference":
+            return self._predictor
+        if subject not in self._others:
+            raise CheckError(
+                "there is no such variant", where=self._check, got=subject, allowed=", ".join(self._others)
+            )
+        return self._others[subject][1]
+
+    @property
+    def variants(self) -> Mapping[str, Variant]:
+        """The other builds of the audited model, by name; filled for checks that need "variants"."""
+        return {name: variant for name, (variant, _) in self._others.items()}
+
+    def predict(self, images: Sequence[np.ndarray | Tensor], subject: str = "reference") -> list[Prediction]:
         """Predictions of further images, batched as the plan says and counted."""
-        return self._predictor.predict(images, self.counter)
+        return self._answering(subject).predict(images, self.counter)
 
     def detect(self, images: Sequence[np.ndarray | Tensor]) -> list[Boxes]:
         """Detections in further images, batched as the plan says and counted."""

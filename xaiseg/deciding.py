@@ -376,7 +376,8 @@ def _figure(item: Estimate, value: float) -> str:
     if item.kind == "fact" and float(value).is_integer():
         return f"{value:.0f}"
     places = max(0, min(3, 3 - len(f"{abs(value):.0f}"))) if abs(value) >= 10 else 3  # 491, 12.3, 0.834
-    return f"{value:.{places}f}" + (f" {item.unit}" if item.unit else "")
+    text = f"{value:.2g}" if 0 < abs(value) < 0.0005 else f"{value:.{places}f}"  # never "-0.000"
+    return text + (f" {item.unit}" if item.unit else "")
 
 
 def _range(item: Estimate, interval: Interval) -> str:

@@ -91,7 +91,7 @@ class _Frame:
 
     check: str
     cases: pd.DataFrame  # indexed by case: cluster, chance, strata
-    failed: tuple[str, ...]
+    failed: Mapping[str, tuple[str, ...]]  # by subject
     decision: Decision
     seed: int
     strata: tuple[str, ...]
@@ -162,14 +162,19 @@ def _frame(
     quantities: Sequence[Quantity],
 ) -> _Frame:
     rows = tables.rows.get(name)
-    failed = () if rows is None else tuple(sorted(set(rows.loc[rows["status"].isin(["failed", "crashed"]), "case"])))
-    failed = tuple(case for case in failed if case in cases.index)
+    failed = {} if rows is None else _failed(rows, cases)
     strata = plan["data"]["test"]["strata"]
     held = cases[["cluster", *strata]].assign(chance=cases[f"p:{name}"])
     groups = sum(int(held[factor].nunique()) for factor in strata)
-    siblings = max(Counter((q.metric, q.level, q.target) for q in quantities).values(), default=1)
+    siblings = max(Counter((q.metric, q.level, q.target, q.subject) for q in quantities).values(), default=1)
     seed = derive_seed(plan["seed"], "estimate", name)
     return _Frame(name, held, failed, protocol.decision, seed, tuple(strata), groups, siblings)
+
+
+def _failed(rows: pd.DataFrame, cases: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+    """The cases that failed, by subject."""
+    found = rows[rows["status"].isin(["failed", "crashed"]) & rows["case"].isin(cases.index)]
+    return {str(subject): tuple(sorted(set(held["case"]))) for subject, held in found.groupby("subject")}
 
 
 def _estimates(quantity: Quantity, frame: _Frame) -> list[Estimate]:
@@ -208,7 +213,9 @@ def _values(quantity: Quantity, frame: _Frame, cases: pd.DataFrame) -> _Values:
     values = np.asarray(quantity.values, dtype=np.float64)
     inside = np.isin(ids, cases.index.to_numpy(dtype=object))
     ids, values = ids[inside], values[inside]
-    failed = [case for case in frame.failed if case in cases.index]
+    # Where the audited model fails there is nothing to compare a variant with.
+    whose = {"reference", quantity.subject}
+    failed = sorted({case for subject in whose for case in frame.failed.get(subject, ()) if case in cases.index})
     if quantity.worst is not None and failed:
         ids = np.concatenate([ids, np.array(failed, dtype=object)])
         values = np.concatenate([values, np.full(len(failed), quantity.worst)])

@@ -113,7 +113,7 @@ def judge(
     """
     held_back = (*caps_of(facts, protocol.decision), *caps)
     pairs = []
-    for requirement in protocol.requires:
+    for requirement in _for_each_variant(protocol.requires, facts):
         bound = _raised(requirement, facts)
         prior = _before_ruling(bound, facts, crashed, not_run)
         if prior is None:
@@ -127,6 +127,16 @@ def judge(
     if allow_insufficient and overall.verdict is Verdict.INSUFFICIENT:
         caveats.append("insufficient evidence was allowed: the exit code is 0 in place of 3")
     return [finding for finding, _ in pairs], replace(overall, caveats=tuple(caveats))
+
+
+def _for_each_variant(requires: Sequence[Requirement], facts: Mapping[str, Any]) -> list[Requirement]:
+    """Requirements on ``subject: each`` as one on every variant; as they are where there is none."""
+    variants = list(facts.get("variants") or ())
+    return [
+        replace(requirement, subject=name) if name else requirement
+        for requirement in requires
+        for name in (variants if requirement.subject == "each" and variants else [""])
+    ]
 
 
 def _raised(requirement: Requirement, facts: Mapping[str, Any]) -> Requirement:

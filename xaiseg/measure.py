@@ -28,6 +28,7 @@ from xaiseg.loading import load_subject, read_model_file
 from xaiseg.run import COSTS, ERRORS, ONCE, EvidenceItem, RunDirectory, chosen_kinds
 from xaiseg.seeds import derive_seed
 from xaiseg.subject import Boxes, Prediction, Subject
+from xaiseg.variants import Variant, load_variants
 
 if TYPE_CHECKING:
     from xaiseg.data.entry import DataEntry
@@ -65,6 +66,7 @@ class Kit:
     sampled: Mapping[str, Mapping[str, float]]
     by_shard: Mapping[int, list[str]]
     refs: Mapping[str, CaseRef] = field(default_factory=dict)
+    variants: Mapping[str, Variant] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: str | Path) -> Kit:
@@ -90,7 +92,10 @@ class Kit:
             by_shard.setdefault(int(shard), []).append(case)
         refs = {ref.id: ref for ref in datasets["test"].cases}
         subject = load_subject(model, device=plan["device"])
-        return cls(run, plan, subject, spec, entries, datasets, checks, sampled, by_shard, refs)
+        kit = cls(run, plan, subject, spec, entries, datasets, checks, sampled, by_shard, refs)
+        if any("variants" in check.needs for check, _ in checks):
+            kit.variants = load_variants(model, datasets, kit.load, device=plan["device"], seed=plan["seed"])
+        return kit
 
     def load(self, ref: CaseRef, entry: str = "test") -> Case:
         """Loads a case of a data entry."""
@@ -147,9 +152,10 @@ def measure_shard(kit: Kit, shard: int) -> None:
             found.fail(name, "", "failed", error)
     found.spend("load", time.perf_counter() - started, Counter(), len(cases))
     predictor = _predict(kit, cases, found)
+    others = _predict_variants(kit, cases, found)
     for (check, params), (name, case) in itertools.product(kit.checks, list(cases.items())):
         if name in kit.sampled[check.id]:
-            _measure_case(kit, check, params, name, case, predictor, found)
+            _measure_case(kit, check, params, name, case, predictor, others, found)
     for check, _ in kit.checks:
         if hasattr(check, "measure"):
             kit.run.write_table(check.id, shard, to_table(check, found.rows[check.id]))
@@ -170,6 +176,21 @@ def _predict(kit: Kit, cases: dict[str, Case | DataError], found: _Shard) -> Pre
     return predictor
 
 
+def _predict_variants(
+    kit: Kit, cases: Mapping[str, Case | DataError], found: _Shard
+) -> dict[str, tuple[Variant, Predictor]]:
+    """The same images by every other build; a build that fails on an image says so when it is asked for it."""
+    others = {}
+    loaded = {name: case for name, case in cases.items() if isinstance(case, Case)}
+    for name, variant in kit.variants.items():
+        started, counter = time.perf_counter(), Counter()
+        predictor = Predictor(variant.subject, kit.plan["batch"])
+        predictor.fill(loaded, counter)
+        others[name] = (variant, predictor)
+        found.spend(f"predict {name}", time.perf_counter() - started, counter, len(loaded))
+    return others
+
+
 def _measure_case(
     kit: Kit,
     check: Check,
@@ -177,6 +198,7 @@ def _measure_case(
     name: str,
     case: Case | DataError,
     predictor: Predictor,
+    others: Mapping[str, tuple[Variant, Predictor]],
     found: _Shard,
 ) -> None:
     measure: Callable[..., Iterable[Row]] | None = getattr(check, "measure", None)
@@ -187,7 +209,9 @@ def _measure_case(
         rows.append({"case": name, "status": "failed", "reason": str(case)})
         return
     maps = found.evidence.setdefault(name, {})
-    context = CaseContext(check.id, params, kit.plan, kit.subject, case, predictor, maps, kit.load, kit.datasets)
+    context = CaseContext(
+        check.id, params, kit.plan, kit.subject, case, predictor, maps, kit.load, kit.datasets, others
+    )
     torch.manual_seed(derive_seed(kit.plan["seed"], check.id, name))
     started = time.perf_counter()
     try:
@@ -207,7 +231,10 @@ def measure_once(kit: Kit) -> None:
         measure: Callable[..., Iterable[Row]] | None = getattr(check, "measure_once", None)
         if measure is None:
             continue
-        context = CaseContext(check.id, params, kit.plan, kit.subject, None, Predictor(None, 1), {}, kit.load)
+        others = {name: (variant, Predictor(None, 1)) for name, variant in kit.variants.items()}
+        context = CaseContext(
+            check.id, params, kit.plan, kit.subject, None, Predictor(None, 1), {}, kit.load, others=others
+        )
         started = time.perf_counter()
         try:
             rows = [{"case": "", **row} for row in measure(context, kit.datasets)]

@@ -20,6 +20,7 @@ from xaiseg.data.case import ImageSpec
 from xaiseg.data.entry import DataEntry
 from xaiseg.errors import UsageError, did_you_mean
 from xaiseg.modelfile_parts import SOURCES, InputSpec, OutputSpec, Part, SmpSource, Source, ThresholdSpec, TileSpec
+from xaiseg.modelfile_variants import VariantSpec
 
 __all__ = [
     "SOURCES",
@@ -53,7 +54,7 @@ class ModelDocument(Part):
     source: Source
     input: InputSpec = InputSpec()
     output: OutputSpec = OutputSpec()
-    variants: dict[str, dict[str, Any]] = Field(default_factory=dict, description="other builds, audited pairwise")
+    variants: dict[str, VariantSpec] = Field(default_factory=dict, description="other builds, audited beside the model")
     data_root: str | None = Field(None, description="folder of relative data paths; null = the folder of this file")
     data: dict[DataName, DataEntry] = Field(default_factory=dict)
     intended_use: str = ""
@@ -71,6 +72,14 @@ class ModelDocument(Part):
         if info.data.get("task") == "detection" and classes[0].lower() == "background":
             raise ValueError("the classes of a detector are those of its boxes; leave the background out")
         return classes
+
+    @field_validator("variants")
+    @classmethod
+    def _named(cls, variants: dict[str, VariantSpec]) -> dict[str, VariantSpec]:
+        for name in variants:
+            if name in ("reference", "each") or not re.fullmatch(r"[\w.+-]{1,40}", name):
+                raise ValueError(f"{name!r} is no name of a variant; letters, digits and . _ + - are")
+        return variants
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,7 @@ class ModelFile:
     source: Source
     input: InputSpec
     output: OutputSpec
-    variants: Mapping[str, Mapping[str, Any]]
+    variants: Mapping[str, VariantSpec]
     data_root: Path
     data: Mapping[str, DataEntry]
     intended_use: str
@@ -131,7 +140,9 @@ class ModelFile:
             "source": self.source.model_dump(mode="json", exclude_none=True),
             "input": self.input.model_dump(mode="json"),
             "output": self.output.model_dump(mode="json"),
-            "variants": {name: dict(variant) for name, variant in self.variants.items()},
+            "variants": {
+                name: variant.model_dump(mode="json", exclude_none=True) for name, variant in self.variants.items()
+            },
             "intended_use": self.intended_use,
             "lesion_always_present": self.lesion_always_present,
             "readers_see_maps": self.readers_see_maps,
@@ -246,8 +257,10 @@ def _steps(file: yamlfile.YamlFile) -> set[str | int]:
 
 
 def _part(keys: tuple[str | int, ...]) -> type[BaseModel] | None:
-    if len(keys) == 2 and keys[0] == "data":
-        return DataEntry
+    if len(keys) == 2 and keys[0] in ("data", "variants"):
+        return DataEntry if keys[0] == "data" else VariantSpec
+    if len(keys) == 3 and keys[0] == "variants" and keys[2] == "source":
+        return Source
     parts: dict[tuple[str | int, ...], type[BaseModel]] = {
         (): ModelDocument,
         ("source",): Source,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +20,7 @@ from xaiseg.subject import Detector, Segmenter, Subject
 if TYPE_CHECKING:
     import pandas as pd
 
-    from xaiseg.data.case import Case, Dataset
+    from xaiseg.data.case import Case, CaseRef, Dataset
     from xaiseg.modelfile import ModelFile
 
 SHARD_CASES: Final = 16
@@ -114,10 +114,11 @@ def make_plan(model: ModelFile, protocol: Protocol, options: Options) -> Draft:
     subject = load_subject(model, device=device)
     first = _try_subject(model, datasets["test"], subject)
     cases = _case_table(datasets["test"], protocol, options)
-    checks = _match_checks(protocol, subject, datasets, first, cases)
+    checks = _match_checks(protocol, subject, datasets, first, cases, model.variants)
+    variants = _try_variants(model, datasets, checks, first, options, device)
     if not any(check["runs"] for check in checks):
         raise NothingToAudit("no check of this protocol can run", where=protocol.source, then=checks[0]["reason"])
-    document = plan_document(model, protocol, options, datasets, subject, checks, cases, first, device)
+    document = plan_document(model, protocol, options, datasets, subject, checks, cases, first, device, variants)
     out = options.out or Path("runs") / f"{_slug(model.name)}-{_slug(protocol.name)}-{document['key'][:8]}"
     return Draft(document, cases, out)
 
@@ -173,6 +174,33 @@ def _predict_one(subject: Subject, case: Case) -> None:
         subject.predict([torch.as_tensor(case.image)], batch_size=1)
 
 
+def _try_variants(
+    model: ModelFile,
+    datasets: Mapping[str, Dataset],
+    checks: Sequence[Mapping[str, Any]],
+    first: Case,
+    options: Options,
+    device: str,
+) -> dict[str, Any]:
+    """Builds the variants and lets each predict once, where a check will compare them; what the plan keeps of each."""
+    if not any("variants" in get_check(item["id"]).needs for item in checks if item["runs"]):
+        return {}
+    from xaiseg.data.readers import load_case
+    from xaiseg.variants import load_variants
+
+    def load(ref: CaseRef, entry: str) -> Case:
+        return load_case(model.data[entry], ref, model.image_spec())
+
+    found = load_variants(model, datasets, load, device=device, seed=options.seed)
+    for name, variant in found.items():
+        try:
+            _predict_one(variant.subject, first)
+        except SubjectError as error:
+            where = model.where("variants", name)
+            raise UsageError("the variant cannot predict the first image", where=where, got=error) from error
+    return {name: variant.facts() for name, variant in found.items()}
+
+
 def _case_table(dataset: Dataset, protocol: Protocol, options: Options) -> pd.DataFrame:
     """One row a case: case, cluster, shard, strata, survey columns, and for each check the chance of being drawn."""
     import pandas as pd
@@ -202,7 +230,12 @@ def _case_table(dataset: Dataset, protocol: Protocol, options: Options) -> pd.Da
 
 
 def _match_checks(
-    protocol: Protocol, subject: Subject, datasets: Mapping[str, Dataset], first: Case, cases: pd.DataFrame
+    protocol: Protocol,
+    subject: Subject,
+    datasets: Mapping[str, Dataset],
+    first: Case,
+    cases: pd.DataFrame,
+    variants: Collection[str],
 ) -> list[dict[str, Any]]:
     """Which checks run, and in words why the others cannot."""
     # A folder of predictions is no model: it answers for its own cases and for no other image.
@@ -212,6 +245,7 @@ def _match_checks(
     )
     offered |= {"reference"} if first.reference is not None or first.boxes is not None else set()
     offered |= {"train_list"} if "train" in datasets else set()
+    offered |= {"variants"} if variants else set()
     planned: list[dict[str, Any]] = []
     for name, plan in protocol.checks.items():
         check = get_check(name)
@@ -234,13 +268,18 @@ def _match_checks(
     return planned
 
 
-_OTHER_TASK: Final = {"segmenter": "it is for segmentation models", "detector": "it is for detectors"}
+#: Needs that have words of their own; the first of them speaks.
+_WHY_NOT: Final = {
+    "segmenter": "it is for segmentation models",
+    "detector": "it is for detectors",
+    "variants": "model.yaml names no variants; add e.g. variants: {msdf8: {hardware: msdf, bits: 8}}",
+}
 
 
 def _why_not(lacking: list[str]) -> str:
     """A check of the other task is not lacking anything that somebody could supply."""
-    other = next((name for name in lacking if name in _OTHER_TASK), None)
-    return _OTHER_TASK[other] if other else f"the subject or the data do not offer {', '.join(lacking)}"
+    known = next((name for name in _WHY_NOT if name in lacking), None)
+    return _WHY_NOT[known] if known else f"the subject or the data do not offer {', '.join(lacking)}"
 
 
 def _forwards(check: Check, params: Any) -> int | None:

@@ -46,6 +46,7 @@ def plan_document(
     cases: pd.DataFrame,
     first: Case,
     device: str,
+    variants: Mapping[str, Any],
 ) -> dict[str, Any]:
     from xaiseg.loading import weights_sha256
 
@@ -65,6 +66,7 @@ def plan_document(
         "entries": {name: entry.model_dump(mode="json") for name, entry in model.data.items()},
         "data": {name: _data_document(dataset, cases, model) for name, dataset in datasets.items()},
         "checks": list(checks),
+        "variants": dict(variants),
         "batch": batch,
         "threads": options.threads,
         "device": device,
@@ -88,7 +90,16 @@ def _key(
     lists = {name: dataset.list_sha256 for name, dataset in datasets.items()}
     contents = _content_digest(datasets["test"], model)
     said = [model.sha256, weights, lists, contents, measured, options.seed, options.limit]
+    said += [_variant_digests(model)] if model.variants else []
     return _digest([SCHEMA, __version__, *said])
+
+
+def _variant_digests(model: ModelFile) -> list[Any]:
+    """Digests of the files of other builds."""
+    from xaiseg.loading import weights_sha256
+
+    sources = [variant.source for variant in model.variants.values() if variant.source is not None]
+    return [weights_sha256(dataclasses.replace(model, source=source)) for source in sources]
 
 
 def _content_digest(dataset: Dataset, model: ModelFile) -> str:

@@ -45,7 +45,7 @@ class Requirement:
         target: class or explanation method, "" = all.
         where: factor -> level, e.g. {"blur_px": "1"}; {"level": "mild"} = every factor at its mild level.
         stratum: name of a declared factor, or "each" for every declared factor; it then binds each of their levels.
-        subject: "reference" or a variant.
+        subject: "reference", a variant, or "each" for every variant by itself.
         applies_when: name of a fact that must be true ("readers_see_maps", "not lesion_always_present"), or "".
         gate_when: name of a fact that raises the severity to gate, or "".
         agreed_by: who agreed the bound, or None = a default floor.

@@ -69,7 +69,9 @@ class RequirementText(_Text):
         default_factory=dict, description="factor: level; {level: mild} = every factor at its mild level"
     )
     stratum: str = Field("", description="a declared factor, or `each`; every one of its levels is bound")
-    subject: str = Field("reference", min_length=1, description="the reference or the name of a variant")
+    subject: str = Field(
+        "reference", min_length=1, description="the reference, the name of a variant, or each = every variant by itself"
+    )
     applies_when: str = Field("", description="a fact that must be true, e.g. `not lesion_always_present`")
     gate_when: str = Field("", description="a fact that raises the severity to gate")
     agreed_by: str | None = Field(None, description="who agreed the bound; null = a default floor")

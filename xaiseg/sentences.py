@@ -99,6 +99,29 @@ PHRASES: Final[Mapping[str, Phrase]] = {
     "shortcut.artefacts appearance": Phrase("answers where the mark is, beyond the sham, are {amount} an image"),
     "shortcut.object removal_effect": Phrase("the share of answers that go with their object is {amount}"),
     "shortcut.position edge_loss": Phrase("the share of found objects that vanish at the edge is {amount}"),
+    "equivalence.segmentation dice_change": Phrase("the mean change of Dice is {amount}"),
+    "equivalence.segmentation large_dice_changes": Phrase(
+        "the Dice of {amount} of images changes much",
+        "proportion",
+        "images",
+        "such images",
+        rule="by more than {large:g}",
+    ),
+    "equivalence.segmentation vanished": Phrase(
+        "{amount} of outlined lesions vanish", "proportion", "lesions", "vanished lesions"
+    ),
+    "equivalence.segmentation appeared": Phrase(
+        "{amount} of outlined lesions are new", "proportion", "lesions", "new lesions"
+    ),
+    "equivalence.segmentation flips": Phrase("the share of pixels that change sides is {amount} on average"),
+    "equivalence.segmentation hd95_change": Phrase("the mean change of HD95 in pixels is {amount}"),
+    "equivalence.segmentation nll_change": Phrase("the mean change of the negative log-likelihood is {amount}"),
+    "equivalence.segmentation brier_change": Phrase("the mean change of the Brier score is {amount}"),
+    "equivalence.segmentation ece_change": Phrase("the mean change of the calibration error (ECE) is {amount}"),
+    "equivalence.explanation spearman": Phrase("the rank agreement of {target} with its map before is {amount}"),
+    "equivalence.explanation spearman_to_ceiling": Phrase(
+        "{target} agrees with its map before as with a repeat of itself, to {amount} on average"
+    ),
     "explanation excess_context_deletion": Phrase(
         "{target} finds the context better than the best picture without a model, by {amount} on average",
         zero="{target} finds the context at least as well as the best picture without a model",
@@ -162,7 +185,7 @@ def sentence(requirement: Requirement, params: Any = None) -> str:
             f" in every group of {'each declared factor' if requirement.stratum == 'each' else requirement.stratum}"
         )
     if requirement.subject != "reference":
-        words += f", variant {requirement.subject}"
+        words += ", for each variant" if requirement.subject == "each" else f", variant {requirement.subject}"
     return words[0].upper() + words[1:]
 
 

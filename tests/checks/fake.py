@@ -55,6 +55,8 @@ class FakeContext:
     maps: dict[str, np.ndarray] = field(default_factory=dict)
     boxes: Boxes | None = None
     windows: list[tuple[str, float, tuple[float, ...]]] = field(default_factory=list)
+    variants: Mapping[str, Any] = field(default_factory=dict)
+    others: Mapping[str, Prediction | Exception] = field(default_factory=dict)
 
     @property
     def segmenter(self):
@@ -76,7 +78,10 @@ class FakeContext:
 
     def prediction(self, subject: str = "reference") -> Prediction:
         assert self.held is not None
-        return self.held
+        found = self.held if subject == "reference" else self.others[subject]
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     def predict(self, images: Sequence[Any]) -> list[Prediction]:
         assert self.predictor is not None
@@ -152,11 +157,12 @@ def tables(
 
 
 def quantities(check: str, held: Tables, params: Any = None) -> dict[tuple[str, ...], Quantity]:
-    """(metric, target, factor, level), trailing empty parts left out -> quantity."""
+    """(metric, target, factor, level), trailing empty parts left out, a variant's name first -> quantity."""
     found = get_check(check)
     named: dict[tuple[str, ...], Quantity] = {}
     for quantity in found.quantities(held, params or found.params()):
-        key = [quantity.metric, quantity.target, quantity.factor, quantity.level]
+        variant = [quantity.subject] if quantity.subject != "reference" else []
+        key = [*variant, quantity.metric, quantity.target, quantity.factor, quantity.level]
         while key[-1] == "":
             key.pop()
         assert tuple(key) not in named, f"{key} is named twice"

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from tests.hardware.networks import (
     Everything,
@@ -17,6 +18,7 @@ from xaiseg.hardware import integer
 from xaiseg.hardware.deployed import deploy
 from xaiseg.hardware.integer import run_integer
 from xaiseg.hardware.quantise import Scheme
+from xaiseg.hardware.sampled import sampled_windows
 
 SCHEMES = {
     "as it comes": Scheme(),
@@ -110,3 +112,38 @@ def test_values_that_are_not_finite_are_refused():
     network = deploy(quantised_network(seeded(Everything()), images(1)))
     with pytest.raises(UsageError, match="^x: activations hold NaN"):
         network(images(1) * float("nan"))
+
+
+@pytest.mark.parametrize("fewer", [1, 3])
+def test_fewer_digits_are_the_sum_rounded_at_a_coarser_place(fewer):
+    """One layer whose unit has still read its whole input: the golden sums, divided by more and moved back."""
+    found = quantised_network(seeded(nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Conv2d(3, 1, 1))), images(4))
+    held, values = found.convolutions["_0"], {}
+    deploy(found, fewer=fewer)(images(2), watch=lambda node, value: values.update({node.name: value}))
+    x = values["input_1.quantised"].double()
+    sums = F.conv2d(x, held.layer.weight.double(), held.layer.bias.double())
+    shifts = (held.shifts + fewer).view(-1, 1, 1)
+    expected = torch.floor(sums / 2.0**shifts + 0.5) * 2**fewer
+    assert deploy(found).ready["_0"].unit.seen(int(deploy(found, fewer=fewer).ready["_0"].digits.min())) == 8
+    assert torch.equal(values["_0"].double(), expected.clamp(0, 255))
+    assert not torch.equal(expected.clamp(0, 255), torch.floor(sums / 2.0 ** held.shifts.view(-1, 1, 1) + 0.5))
+
+
+@pytest.mark.parametrize("fewer", [2, {"encoder.0.0": 3, "head": 4}])
+def test_fewer_digits_are_those_of_the_recurrence_and_the_head_keeps_its_own(fewer):
+    found = deploy(quantised_network(shipped(), phantoms(2, "validation")), fewer=fewer)
+    samples = sampled_windows(found, (phantoms(1, "test"),), count=64)
+    assert sum(sample.different for sample in samples) == 0
+    assert found.fewer["head"] == (4 if isinstance(fewer, dict) else 0)
+    assert found.fewer["encoder_0_0"] == (3 if isinstance(fewer, dict) else 2)
+    assert found.fewer["encoder_1_0"] == (0 if isinstance(fewer, dict) else 2)
+
+
+def test_digits_that_no_unit_can_emit_are_refused():
+    found = quantised_network(shipped(), phantoms(1, "validation"))
+    with pytest.raises(UsageError, match="^encoder.0.0: a unit cannot emit more digits .* Got: 1 more"):
+        deploy(found, fewer=-1)
+    with pytest.raises(UsageError, match="^encoder.0.0: the unit cannot compute .*no such digits.*Got: -"):
+        deploy(found, fewer=20)
+    with pytest.raises(UsageError, match="^digits: the network has no such convolution. Got: hed. .*did you mean 'head'"):
+        deploy(found, fewer={"hed": 1})

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from xaiseg.data.case import Case, CaseRef
     from xaiseg.subject import Boxes, Detector, Prediction, Segmenter, Subject
+    from xaiseg.variants import Variant
 
 Row = dict[str, Any]
 
@@ -42,7 +43,7 @@ KEY: Final = pa.schema(
 )
 
 #: Needs besides those of :data:`xaiseg.subject.OFFERS`.
-DATA_NEEDS: Final = frozenset({"segmenter", "detector", "reference", "train_list", "model"})
+DATA_NEEDS: Final = frozenset({"segmenter", "detector", "reference", "train_list", "model", "variants"})
 
 Kind = Literal["mean", "proportion", "statistic", "rate", "total", "fact"]
 #: (positions (n,), groups (n,), weights (n,)) of cases -> function of the (G,) weights of the groups.
@@ -154,7 +155,11 @@ class Context(Protocol):
         """A generator seeded by run seed, check, purpose and case."""
 
     def prediction(self, subject: str = "reference") -> Prediction:
-        """The prediction of the current case; already made by the engine, free."""
+        """The prediction of the current case; already made by the engine, free.
+
+        Raises:
+            SubjectError: this build failed on the image.
+        """
 
     @property
     def detector(self) -> Detector:
@@ -163,7 +168,11 @@ class Context(Protocol):
     def detections(self, subject: str = "reference") -> Boxes:
         """The detections of the current case, on the CPU, down to the subject's score floor; already made, free."""
 
-    def predict(self, images: Sequence[np.ndarray | Tensor]) -> list[Prediction]:
+    @property
+    def variants(self) -> Mapping[str, Variant]:
+        """The other builds of the audited model, by name; for checks that need "variants"."""
+
+    def predict(self, images: Sequence[np.ndarray | Tensor], subject: str = "reference") -> list[Prediction]:
         """Predictions of further images (C, H, W), batched as the plan says, counted as forwards."""
 
     def detect(self, images: Sequence[np.ndarray | Tensor]) -> list[Boxes]:
@@ -230,6 +239,7 @@ BUILTIN: Final = (
     "shortcut_artefacts",
     "shortcut_position",
     "shortcut_lookalikes",
+    "equivalence_segmentation",
 )
 
 

@@ -1,4 +1,7 @@
-"""A quantised network on digit-serial units: every convolution stops at the digits that its output's format holds."""
+"""A quantised network on digit-serial units.
+
+Every convolution stops at the digits that its output's format holds, or at fewer: then its last digits are zeros.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xaiseg.errors import UsageError
+from xaiseg.errors import UsageError, did_you_mean
 from xaiseg.hardware.convolution import Ready, convolve, ready_convolution, unit_of
 from xaiseg.hardware.graph import Node
 from xaiseg.hardware.quantise import IntegerConvolution, Quantised, Step, Watch, walk
@@ -25,10 +28,12 @@ class Deployed:
     Attributes:
         network: the integers.
         ready: every convolution's unit and digits, by node name.
+        fewer: digits that each convolution leaves out, by node name; 0 = the golden model.
     """
 
     network: Quantised
     ready: dict[str, Ready]
+    fewer: dict[str, int]
 
     def __call__(self, *arguments: Tensor, watch: Watch | None = None) -> Tensor:
         """The network's answer.
@@ -41,37 +46,68 @@ class Deployed:
             UsageError: NaN or infinity where integers begin.
             InexactError: see :func:`xaiseg.hardware.exact.accumulate`.
         """
+        with torch.inference_mode():
+            return walk(self.network, arguments, self.steps(), dtype=torch.float32, watch=watch)
+
+    def steps(self) -> Mapping[str, Step]:
+        """What computes each kind of node, on integers in float32."""
 
         def convolution(node: Node, network: Quantised, values: tuple[Tensor, ...]) -> Tensor:
-            return _convolution(node, network, values[0], self.ready[node.name])
+            return _convolution(node, network, values[0], self.ready[node.name], self.fewer[node.name])
 
-        with torch.inference_mode():
-            steps = {**STEPS, "convolution": convolution}
-            return walk(self.network, arguments, steps, dtype=torch.float32, watch=watch)
+        return {**STEPS, "convolution": convolution}
 
 
-def deploy(network: Quantised, *, arithmetic: Arithmetic = "twos_complement", delay: int = 2) -> Deployed:
-    """Gives every convolution its unit and as many digits as make it the golden model.
+def deploy(
+    network: Quantised,
+    *,
+    arithmetic: Arithmetic = "twos_complement",
+    delay: int = 2,
+    fewer: int | Mapping[str, int] = 0,
+) -> Deployed:
+    """Gives every convolution its unit and as many digits as make it the golden model, or fewer.
 
     Args:
         network: from :func:`xaiseg.hardware.quantise.quantise`.
         arithmetic: an exact one, ``twos_complement`` or ``merged``.
         delay: of the unit.
+        fewer: last digits that are left out, by every convolution that rounds its sums, or by module path; the others
+            leave out none. A number for all does not bind a convolution that keeps all digits of its sums, as the head.
 
     Raises:
-        UsageError: an arithmetic without a closed form, or a convolution that the unit cannot compute, with its path.
+        UsageError: an arithmetic without a closed form, a convolution that the unit cannot compute, a path that is no
+            convolution, or fewer digits than one, with the path.
     """
     paths = {node.name: node.path for node in network.folded.graph.nodes}
+    left_out = _left_out(network, fewer, paths)
     ready = {}
     for name, held in network.convolutions.items():
         try:
-            ready[name] = _ready(held, network, arithmetic, delay)
+            ready[name] = _ready(held, network, arithmetic, delay, left_out[name])
         except UsageError as error:
             raise UsageError("the unit cannot compute this convolution", where=paths[name], got=error) from error
-    return Deployed(network, ready)
+    return Deployed(network, ready, left_out)
 
 
-def _ready(held: IntegerConvolution, network: Quantised, arithmetic: Arithmetic, delay: int) -> Ready:
+def _left_out(network: Quantised, fewer: int | Mapping[str, int], paths: Mapping[str, str]) -> dict[str, int]:
+    """Digits that each convolution leaves out, by node name."""
+    if isinstance(fewer, int):
+        found = {name: 0 if held.shifts is None else fewer for name, held in network.convolutions.items()}
+    else:
+        known = {paths[name]: name for name in network.convolutions}
+        if strange := sorted(set(fewer) - set(known)):
+            hint = did_you_mean(strange[0], known)
+            raise UsageError("the network has no such convolution", where="digits", got=strange[0], then=hint)
+        found = {name: fewer.get(paths[name], 0) for name in network.convolutions}
+    if negative := next((name for name, count in found.items() if count < 0), None):
+        what = "a unit cannot emit more digits than its output's format holds"
+        raise UsageError(
+            what, where=paths[negative], got=f"{-found[negative]} more", allowed="0 fewer, or more of them"
+        )
+    return found
+
+
+def _ready(held: IntegerConvolution, network: Quantised, arithmetic: Arithmetic, delay: int, fewer: int) -> Ready:
     scheme = network.scheme
     unit = unit_of(
         held.layer,
@@ -82,14 +118,15 @@ def _ready(held: IntegerConvolution, network: Quantised, arithmetic: Arithmetic,
         bias=scheme.bias,
         delay=delay,
     )
-    digits = unit.total if held.shifts is None else unit.total - held.shifts
+    digits = unit.total - fewer if held.shifts is None else unit.total - held.shifts - fewer
     return ready_convolution(held.layer, unit, digits=digits, bias=scheme.bias)
 
 
-def _convolution(node: Node, network: Quantised, x: Tensor, ready: Ready) -> Tensor:
+def _convolution(node: Node, network: Quantised, x: Tensor, ready: Ready, fewer: int) -> Tensor:
     held = network.convolutions[node.name]
     found = convolve(x[:, :, None, None] if held.linear else x, ready)
-    found = limited(found, node, network)
+    # Digits that were not emitted are zeros, so the integer keeps its place in the output's format.
+    found = limited(found if fewer == 0 else found * 2.0**fewer, node, network)
     return found[:, :, 0, 0] if held.linear else found
 
 

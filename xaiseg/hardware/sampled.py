@@ -57,16 +57,16 @@ def sampled_windows(
             x, found = x[:, :, None, None], found[:, :, None, None]
         random = generator(seed, "hardware.sampled", node.name)
         places = torch.stack([torch.as_tensor(random.integers(size, size=count)) for size in found.shape])
-        windows, weights = _operands(x, held.layer, places.to(x.device))
+        windows, weights = operands(x, held.layer, places.to(x.device))
         bias = None if held.layer.bias is None else held.layer.bias[places[1]]
-        rows = _prefixes(windows, weights, bias, ready.unit, network.scheme.bias)
-        expected = rows.gather(0, (ready.digits[places[1]] - 1)[None])[0]
+        rows = prefixes(windows, weights, bias, ready.unit, network.scheme.bias)
+        expected = rows.gather(0, (ready.digits[places[1]] - 1)[None])[0] << deployed.fewer[node.name]
         expected = limited(expected.view(-1, 1).double(), node, network, channels=places[1])[:, 0]
         samples.append(Sample(node.path, count, int((expected != found[tuple(places)].double()).sum())))
     return tuple(samples)
 
 
-def _operands(x: Tensor, layer: Layer, places: Tensor) -> tuple[Tensor, Tensor]:
+def operands(x: Tensor, layer: Layer, places: Tensor) -> tuple[Tensor, Tensor]:
     """(count, terms) int64 inputs and weights of output values at places (4, count): image, channel, row, column."""
     image, channel, row, column = places
     weights = layer.by_output().long()[channel]
@@ -94,7 +94,7 @@ def _input_places(layer: Layer, axis: int, place: Tensor, tap: int, size: int) -
     return found.clamp(0, size - 1), met & (found >= 0) & (found < size)
 
 
-def _prefixes(windows: Tensor, weights: Tensor, bias: Tensor | None, unit: Unit, mode: Bias) -> Tensor:
+def prefixes(windows: Tensor, weights: Tensor, bias: Tensor | None, unit: Unit, mode: Bias) -> Tensor:
     """(total, count): the value of every prefix of every sum."""
     planes = (digit_planes(windows, bits=unit.bits, signed=unit.signed) * weights).sum(-1)
     if bias is None or mode == "preloaded":

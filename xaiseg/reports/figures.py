@@ -99,9 +99,11 @@ class View:
         """Estimates of this check, or of another."""
         return [item for item in self.estimates.values() if item.check == (check or self.check)]
 
-    def get(self, metric: str, *, target: str = "", factor: str = "", level: str = "") -> Estimate | None:
+    def get(
+        self, metric: str, *, target: str = "", factor: str = "", level: str = "", subject: str = "reference"
+    ) -> Estimate | None:
         """The estimate of this check over all cases, or None when it has no value."""
-        wanted = (metric, target, factor, level, "", "reference")
+        wanted = (metric, target, factor, level, "", subject)
         for item in self.own():
             held = (item.metric, item.target, item.factor, item.level, item.stratum, item.subject)
             if held == wanted:

@@ -80,6 +80,8 @@ _MEASURES: Final[Mapping[str, str]] = {
     "would show",
     "explanation.intrinsic": "what the architecture shows of its own reasons, and how the answer changes without it",
     "robustness.degradation": "the paired loss of Dice on degraded copies of each image",
+    "equivalence.segmentation": "the masks, lesions and confidences of each other build beside those of the audited "
+    "model, paired by image",
     "data.integrity": "duplicates and overlap with the training list by file, pixels and declared cluster",
 }
 
