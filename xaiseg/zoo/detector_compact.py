@@ -8,6 +8,7 @@ two separate branches, which animal has its centre nearby and where its box lies
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -74,30 +75,43 @@ class DetectorCompact(nn.Module):
 
     def forward(self, x: Tensor) -> RawBoxes:
         """Every candidate of images (B, channels, H, W), H and W multiples of 16, before thresholds."""
-        dense = self.dense(x)
-        level = (dense.strides > STRIDES[0]).long()
-        return RawBoxes(dense.boxes, dense.logits.float().sigmoid(), level)
+        return candidates(self.maps(x))
 
     def dense(self, x: Tensor) -> Dense:
         """The same with logits and cells, as the loss needs it."""
-        logits, boxes, centres, sides = [], [], [], []
-        for level, stride in zip(self._levels(x), STRIDES, strict=True):
-            cells = _centres(level.shape[-2], level.shape[-1], stride, level.device)
-            logits.append(self.score(self.what(level)).flatten(2).transpose(1, 2))
-            boxes.append(decode(self.box(self.where(level)).flatten(2).transpose(1, 2).float(), cells, stride))
-            centres.append(cells)
-            sides.append(torch.full((len(cells),), float(stride), device=level.device))
-        return Dense(torch.cat(logits, 1), torch.cat(boxes, 1), torch.cat(centres), torch.cat(sides))
+        return _dense(self.maps(x))
 
-    def _levels(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def maps(self, x: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Logits (B, K, h, w) and boxes in cells (B, 4, h, w) of the finer and of the coarser level."""
         fine = self.fine(self.stem(x))
         coarse = self.side[1](self.coarse(fine))
         up = F.interpolate(coarse, scale_factor=2.0, mode="nearest")
-        return self.join(self.side[0](fine) + up), coarse
+        return self._head(self.join(self.side[0](fine) + up)), self._head(coarse)
+
+    def _head(self, level: Tensor) -> tuple[Tensor, Tensor]:
+        return self.score(self.what(level)), self.box(self.where(level))
 
     def intrinsic(self, x: Tensor) -> dict[str, Tensor]:
         """A detector of this kind exposes no explanation of its own."""
         return {}
+
+
+def candidates(maps: Sequence[tuple[Tensor, Tensor]]) -> RawBoxes:
+    """Every candidate of what :meth:`DetectorCompact.maps` answers, before thresholds."""
+    dense = _dense(maps)
+    level = (dense.strides > STRIDES[0]).long()
+    return RawBoxes(dense.boxes, dense.logits.float().sigmoid(), level)
+
+
+def _dense(maps: Sequence[tuple[Tensor, Tensor]]) -> Dense:
+    logits, boxes, centres, sides = [], [], [], []
+    for (scores, values), stride in zip(maps, STRIDES, strict=True):
+        cells = _centres(scores.shape[-2], scores.shape[-1], stride, scores.device)
+        logits.append(scores.flatten(2).transpose(1, 2))
+        boxes.append(decode(values.flatten(2).transpose(1, 2).float(), cells, stride))
+        centres.append(cells)
+        sides.append(torch.full((len(cells),), float(stride), device=scores.device))
+    return Dense(torch.cat(logits, 1), torch.cat(boxes, 1), torch.cat(centres), torch.cat(sides))
 
 
 def decode(values: Tensor, centres: Tensor, stride: int) -> Tensor:
