@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.explainers.toy_segmenters import bright_square, small_unet
@@ -71,7 +72,27 @@ def test_what_cannot_be_evaluated_is_one_clear_error(world, tmp_path):
         evaluate(small_unet(), bright_square(), target=Border(1, MASK))
     with pytest.raises(UsageError, match="did you mean 'lesion'"):
         evaluate(model, image, target="leison")
+    with pytest.raises(UsageError, match=r"settings: these are no settings. Got: \{\}. Allowed: xaiseg.*Settings"):
+        evaluate(model, image, settings={})
     with pytest.raises(DataError, match=r"none\.png"):
         evaluate(model, tmp_path / "none.png")
     with pytest.raises(UsageError, match="masks need masks"):
         evaluate(small_unet(), bright_square(), target=Region(1, MASK), metrics=["bank"], settings=Settings(masks=0))
+
+
+def test_a_caller_in_inference_mode_and_a_mean_of_the_data_set():
+    region, painted = Region(1, MASK), {"ramp": np.linspace(0, 1, MASK.size).reshape(MASK.shape)}
+    options = {"metrics": ["randomisation"], "target": region, "settings": QUICK}
+    subject = small_unet()
+    plain = evaluate(subject, bright_square(), method="hirescam", **options)
+    with torch.inference_mode():
+        assert evaluate(subject, bright_square(), method="hirescam", **options).scores == plain.scores
+    dark = Settings(steps=4, baseline="dataset-mean")
+    with pytest.raises(UsageError, match="the dataset mean was not given"):
+        evaluate(small_unet(), bright_square(), method=painted, metrics=["deletion"], target=region, settings=dark)
+    found = [
+        evaluate(small_unet(), bright_square(), method=painted, metrics=["deletion"], target=region, settings=dark,
+                 dataset_mean=np.full((1, 1, 1), value)).score("deletion_object").value
+        for value in (0.0, 1.0)
+    ]  # fmt: skip
+    assert found[0] != found[1]

@@ -1,4 +1,6 @@
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,11 +10,15 @@ from PIL import Image
 from tests.explainers.toy_segmenters import bright_square, small_unet
 from tests.worlds import blob_world
 from xaiseg.errors import DataError, SubjectError, UsageError
+from xaiseg.explainers import base
+from xaiseg.explainers.base import Session, get_explainer
 from xaiseg.explainers.cam import CamParams
 from xaiseg.explainers.cells import Segments
+from xaiseg.explainers.occlusion import OcclusionParams
 from xaiseg.explainers.shapley import KernelShapParams
 from xaiseg.explainers.targets import Region
-from xaiseg.explaining import _parameters, explain, explain_image, slugs
+from xaiseg.explaining import _expected, explain, explain_image
+from xaiseg.explaining_manifest import _parameters, slugs
 
 METHODS = ("hirescam", "integrated-gradients", "occlusion")
 
@@ -41,7 +47,7 @@ def test_a_picture_the_raw_maps_and_a_manifest_are_written(model, tmp_path):
         assert (values.shape, values.dtype) == ((48, 48), np.float32)
         assert (each["minimum"], each["maximum"]) == (values.min(), values.max())
         assert each["unit"].startswith("logit")
-        assert each["cost"]["forwards"] >= 1
+        assert manifest["costs"][each["method"]]["forwards"] >= 1
         assert each["parameters"]
     # Nothing that names the machine or its user leaves in the files.
     assert str(tmp_path) not in (out / "manifest.json").read_text(encoding="utf-8")
@@ -138,11 +144,105 @@ def test_several_targets_have_their_names_in_the_files_and_a_row_each_in_the_pic
     manifest = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["asked"] == asked
     assert [each["name"] for each in manifest["targets"]] == names
+    assert [each["asked"] for each in manifest["targets"]] == asked
     assert [each["target"] for each in manifest["maps"]] == names * 2
     alone = explain(model, picture_of(model, 5), method="hirescam", target="background")
     np.testing.assert_allclose(np.load(tmp_path / "hirescam.background.npy"), alone.values[0], atol=1e-6)
     with Image.open(paths[0]) as picture:
         assert picture.size[1] > picture.size[0]
+
+
+def test_what_is_asked_twice_is_computed_once_and_every_target_names_its_words(model, tmp_path):
+    asked = ["pred", "lesion", "{prob: lesion}", "pred", "{region: lesion}", "all"]
+    paths = explain_image(model, picture_of(model, 5), methods=["occlusion"], target=asked, out=tmp_path)
+    names = ["lesion", "probability-of-lesion"]
+    assert [path.name for path in paths[1:-1]] == [f"occlusion.{name}.npy" for name in names]
+    manifest = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
+    assert [each["name"] for each in manifest["targets"]] == names
+    words = [["pred", "lesion", "{region: lesion}", "all"], "{prob: lesion}"]
+    assert [each["asked"] for each in manifest["targets"]] == words
+    assert manifest["costs"]["occlusion"]["targets"] == 2
+    explain_image(model, picture_of(model, 5), methods=["occlusion"], target=["pred", "lesion"], out=tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["target"]["asked"] == ["pred", "lesion"]
+    assert not (tmp_path / "occlusion.lesion.npy").exists()
+    with pytest.raises(UsageError, match="no target is named"):
+        explain_image(model, picture_of(model, 5), target=[], out=tmp_path)
+
+
+def test_the_manifest_holds_both_ends_of_what_a_map_sums_to_and_each_cost_once(model, tmp_path):
+    explain_image(model, picture_of(model, 5), methods=["kernelshap", "saliency"], out=tmp_path,
+                  settings=["count=6"])  # fmt: skip
+    manifest = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
+    shap, saliency = manifest["maps"]
+    values = np.load(tmp_path / "kernelshap.npy")
+    _, places = np.unique(values.round(6), return_index=True)
+    change = shap["score_of_image"] - shap["score_of_baseline"]
+    assert shap["score_of_image"] == pytest.approx(manifest["target"]["value"])
+    assert abs(change) > 1
+    assert values.ravel()[places].sum() == pytest.approx(change, rel=1e-4)
+    assert saliency["score_of_baseline"] is None
+    assert all("cost" not in each for each in manifest["maps"])
+    assert set(manifest["costs"]) == {"kernelshap", "saliency"}
+    for each in manifest["maps"]:
+        held = np.load(tmp_path / each["file"])
+        beyond = (np.abs(held) > each["end_of_colour_scale"]).mean()
+        assert each["share_beyond_colour_scale"] == pytest.approx(beyond)
+
+
+def test_a_map_has_its_own_notes_and_not_those_of_other_targets(model, tmp_path):
+    explain_image(model, picture_of(model, 5), methods=["lime"], target=["lesion", "background"], out=tmp_path,
+                  settings=["masks=32"])  # fmt: skip
+    maps = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))["maps"]
+    for entry in maps:
+        assert len(entry["notes"]) == 2
+        assert entry["notes"][1].startswith(f"{entry['target']}: the line explains R² = ")
+
+
+def test_a_baseline_without_a_score_is_noted_and_keeps_no_map_from_being_written(model, tmp_path):
+    (model.parent / "box.py").write_text(BLANK_IS_NAN, encoding="utf-8")
+    text = model.read_text(encoding="utf-8").replace('{torch: "builder.py:build"}', '{python: "box.py:predict"}')
+    model.write_text(text, encoding="utf-8")
+    explain_image(model, picture_of(model, 5), methods=["occlusion"], out=tmp_path)
+    (entry,) = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))["maps"]
+    assert entry["score_of_baseline"] is None
+    assert "the baseline has no score" in entry["notes"][-1]
+
+
+BLANK_IS_NAN = """
+def predict(images):
+    flat = images.std(axis=(1, 2, 3), keepdims=True) < 1e-6
+    answer = 20 * (images[:, :1] - 0.5)
+    answer[flat[:, 0, 0, 0]] = float("nan")
+    return answer
+"""
+
+
+def test_more_targets_than_a_page_holds_leave_no_old_page_behind(model, tmp_path):
+    asked = [f"{x},5" for x in range(8)]
+    paths = explain_image(model, picture_of(model, 5), methods=["saliency"], target=asked, out=tmp_path)
+    assert [path.name for path in paths if path.suffix == ".png"] == ["explanation.png", "explanation-2.png"]
+    explain_image(model, picture_of(model, 5), methods=["saliency"], out=tmp_path)
+    assert [path.name for path in tmp_path.glob("*.png")] == ["explanation.png"]
+    manifest = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["pictures"] == ["explanation.png"]
+
+
+def test_a_long_run_is_announced_with_its_cost_and_a_short_one_is_not(model, tmp_path, monkeypatch):
+    told = []
+    run = {"methods": ["occlusion", "integrated-gradients"], "out": tmp_path, "tell": told.append}
+    explain_image(model, picture_of(model, 5), **run)
+    assert told == []
+    monkeypatch.setattr("xaiseg.explaining.LONG_S", 0.0)
+    explain_image(model, picture_of(model, 5), **run)
+    assert re.match(r"at most occlusion 65, integrated-gradients 114 forward passes; at .* s each about ", told[0])
+
+
+def test_the_expected_time_counts_passes_back_and_targets():
+    methods = [get_explainer("occlusion"), get_explainer("saliency")]
+    assert _expected(methods, {}, 1.0, 2).endswith("at 1 s each about 71 s")  # 65 + 1 x 3 x 2
+    assert _expected(methods, {"occlusion": OcclusionParams(16)}, 1.0, 1).endswith("about 4 min")  # 257 + 3
+    assert _expected(methods, {}, 0.1, 2) == ""
 
 
 def test_a_reference_serves_the_targets_that_need_one(model, tmp_path):
@@ -194,14 +294,88 @@ def test_arrays_that_the_model_does_not_take_are_refused():
     subject = small_unet()
     with pytest.raises(DataError, match="leaves the declared range"):
         explain(subject, bright_square() * 255)
-    with pytest.raises(DataError, match="other channels than the model"):
+    with pytest.raises(DataError, match=r"no image for the model\. Got: \(24, 32, 5\)"):
         explain(subject, np.zeros((24, 32, 5), dtype=np.float32))
     with pytest.raises(DataError, match="NaN"):
         explain(subject, np.full((24, 32), np.nan, dtype=np.float32))
-    with pytest.raises(UsageError, match="CamParams"):
+    with pytest.raises(
+        UsageError, match=r"no parameters of saliency.*Allowed: xaiseg\.explainers\.gradient\.SaliencyParams"
+    ):
         explain(lit(), bright_square(), method="saliency", params=CamParams())
     with pytest.raises(UsageError, match="only a model that can be run"):
         explain(Blind(), bright_square())
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 24, 32), (32,), (1, 1, 24, 32), (4, 24, 32)])
+def test_what_is_no_image_is_one_clear_error(shape):
+    with pytest.raises(DataError, match=r"image: this is no image for the model\. Got: .* Allowed: numbers of shape"):
+        explain(lit(), np.zeros(shape, dtype=np.float32))
+    with pytest.raises(DataError, match="no image for the model"):
+        explain(lit(), np.array([["a"]]))
+
+
+def test_grey_and_colour_arrays_are_taken_as_files_are():
+    image = bright_square()[0].numpy()
+    colour = np.stack([image] * 3, axis=-1)
+    plain = explain(lit(), image, method="saliency").values
+    np.testing.assert_allclose(explain(lit(), colour, method="saliency").values, plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["hirescam", "saliency", "occlusion"])
+def test_a_caller_in_inference_mode_gets_the_same_maps(method):
+    subject = lit()
+    plain = explain(subject, bright_square(), method=method).values
+    with torch.inference_mode():
+        inside = explain(subject, bright_square(), method=method).values
+        born = lit()
+    np.testing.assert_allclose(inside, plain, atol=1e-7)
+    with pytest.raises(SubjectError, match=r"made in torch\.inference_mode"):
+        explain(born, bright_square(), method=method)
+
+
+def test_a_mask_at_hand_is_a_target():
+    mask = np.zeros((24, 32), dtype=bool)
+    mask[5:9, 6:11] = True
+    found = explain(lit(), bright_square(), method="saliency", target=mask)
+    same = explain(lit(), bright_square(), method="saliency", target=Region(1, mask))
+    np.testing.assert_array_equal(found.values, same.values)
+    assert found.targets[0].name.endswith(" in given mask")
+
+
+def test_the_mean_of_a_data_set_comes_from_an_array_or_a_file(model, tmp_path):
+    image = picture_of(model, 5)
+    params = OcclusionParams(baseline="dataset-mean")
+    with pytest.raises(UsageError, match="the dataset mean was not given"):
+        explain(model, image, method="occlusion", params=params)
+    grey = np.full((1, 1, 1), 0.25, dtype=np.float32)
+    one = explain(model, image, method="occlusion", params=params, dataset_mean=grey)
+    Image.fromarray(np.full((48, 48), 64, dtype=np.uint8)).save(tmp_path / "mean.png")
+    explain_image(model, image, methods=["occlusion"], dataset_mean=tmp_path / "mean.png", out=tmp_path / "out",
+                  settings=["baseline=dataset-mean"])  # fmt: skip
+    same = np.load(tmp_path / "out" / "occlusion.npy")
+    np.testing.assert_allclose(same, one.values[0], atol=0.02 * np.abs(same).max())
+    assert np.abs(same - explain(model, image, method="occlusion").values[0]).max() > 0.05 * np.abs(same).max()
+    Image.fromarray(np.full((9, 9), 64, dtype=np.uint8)).save(tmp_path / "small.png")
+    with pytest.raises(UsageError, match=r"the dataset mean does not fit. Got: \(1, 9, 9\)"):
+        explain(model, image, method="occlusion", params=params, dataset_mean=tmp_path / "small.png")
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_runs(model):
+    with pytest.raises(UsageError, match=r"--out: the folder cannot be written: .*Got: /proc/xaiseg-none"):
+        explain_image(model, picture_of(model, 5), out=Path("/proc/xaiseg-none"))
+
+
+def test_nothing_to_explain_and_foreign_parameters_are_told_apart():
+    session = Session(lit(), bright_square())
+    with pytest.raises(UsageError, match="nothing is to be explained. Got: no target"):
+        base.explain(session, "saliency", [])
+    with pytest.raises(UsageError, match=r"params: these are no parameters of saliency. Got: dict \{'grid': 4\}"):
+        explain(lit(), bright_square(), method="saliency", params={"grid": 4})
+
+
+def test_the_list_for_an_unknown_layer_holds_layers_only():
+    with pytest.raises(UsageError, match=r"no such layer. Got: zzzzzz. Known: \w"):
+        explain(lit(), bright_square(), method="hirescam", params=CamParams(layer="zzzzzz"))
 
 
 def lit():

@@ -3,10 +3,10 @@ import pytest
 from tests.explainers.toy_segmenters import BoxFilter, ToySegmenter, bright_square
 from xaiseg import explain
 from xaiseg.errors import UsageError
-from xaiseg.explainers.base import Session, get_explainer
+from xaiseg.explainers.base import Session, get_explainer, load_explainers
 from xaiseg.explainers.cam import CamParams
 from xaiseg.explainers.targets import predicted_region
-from xaiseg.explaining_params import parse_params, settled
+from xaiseg.explaining_params import method_lines, parse_params, settled
 from xaiseg.faithfulness.layers import rank_layers
 
 
@@ -29,9 +29,9 @@ def test_values_are_of_the_kind_that_the_parameter_has():
     [
         ("grid", "this is no setting. Got: grid"),
         ("=3", "this is no setting"),
-        ("gird=4", "no method has this parameter. Got: gird. did you mean 'grid'"),
+        ("gird=4", "none of .* has such a parameter. Got: gird. did you mean 'grid'"),
         ("lime.grid=4", "the method does not run. Got: lime"),
-        ("occlusion.masks=4", "no method has this parameter. Got: masks"),
+        ("occlusion.masks=4", "occlusion has no such parameter. Got: masks"),
         ("grid=four", "--param rise.grid: the value does not suit"),
         ("grid=4.5", "the value does not suit"),
         ("baseline=black", "the value does not suit"),
@@ -55,7 +55,12 @@ def test_the_best_layer_is_the_first_of_the_ranking_and_is_told():
     assert settled(session, get_explainer("hirescam"), [region], None) == (None, "")
     found = explain(subject, image, method="hirescam", params=CamParams(layer="best"))
     assert found.attribution.params.layer == first
-    assert note in found.notes
+    session = Session(subject, image)
+    rank_layers(session, predicted_region(session.prediction, subject.info.classes))
+    spent = session.forwards - 1  # the prediction was made before
+    assert found.notes[-1] == f"{note}; this took {spent} forwards, which are in the cost"
+    assert found.cost.forwards == spent  # the map itself is read off the activations of the ranking
+    assert spent > 10
 
 
 def test_layers_are_ranked_for_regions_alone():
@@ -63,3 +68,24 @@ def test_layers_are_ranked_for_regions_alone():
     best = CamParams(layer="best")
     with pytest.raises(UsageError, match="ranked by the region"):
         explain(subject, bright_square(), method="hirescam", target="{margin: lesion}", params=best)
+
+
+def test_a_parameter_that_a_method_lacks_is_said_of_that_method():
+    methods = ["saliency", "occlusion", "guided-backprop"]
+    with pytest.raises(UsageError, match=r"--param: saliency has no such parameter. Got: grid. Known: absolute"):
+        parse_params(["saliency.grid=4"], methods)
+    with pytest.raises(UsageError, match=r"guided-backprop has no such parameter. Got: grid. It has none"):
+        parse_params(["guided-backprop.grid=4"], methods)
+    with pytest.raises(
+        UsageError, match=r"none of saliency, occlusion, .* has such a parameter. Got: gird. did you mean"
+    ):
+        parse_params(["gird=4"], methods)
+    assert parse_params(["grid=4"], methods)["occlusion"].grid == 4
+
+
+def test_every_method_has_a_line_with_its_parameters():
+    lines = method_lines()
+    assert len(lines) == len(load_explainers())
+    assert all(line.split()[0] == name for line, name in zip(lines, sorted(load_explainers()), strict=True))
+    (rise,) = [line for line in lines if line.startswith("rise ")]
+    assert "needs scores; at most 2,048 forwards; masks=2048 average=centred" in rise

@@ -171,7 +171,7 @@ class NetworkInput:
         except Exception as error:
             shape = tuple(batch.shape)
             what = f"the model cannot process an image batch of shape {shape}: {first_line(error)}"
-            then = "Check input: channels, size and multiple_of in model.yaml"
+            then = "Check input (channels, size, multiple_of) in model.yaml, or the InputSpec given to wrap_module"
             raise SubjectError(what, where=self._name, then=then) from error
 
 
@@ -288,6 +288,17 @@ def wrap_module(
     device: torch.device | str = "cpu",
 ) -> NetworkSegmenter:
     """A segmenter around a torch module that is at hand, without a model.yaml.
+
+    Nothing is guessed from the module: what is not said has the values below. The module itself, not a copy of it, is
+    put into evaluation mode on its device and stays there; a training that goes on calls ``module.train()`` again.
+
+    Args:
+        module: the network.
+        spec: how it wants its images; None: one channel with values from 0 to 1, at the size that they have.
+        output: what it answers; None: logits.
+        classes: names, the background first. With two of them one channel is enough.
+        name: for messages.
+        device: where it computes.
 
     >>> wrap_module(nn.Conv2d(1, 3, 1), classes=("background", "a", "b")).info.parameters
     6

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from xaiseg import __version__
+from xaiseg.cli_explain import explain
 from xaiseg.cli_screen import screen
 from xaiseg.cli_tiles import tiles
 from xaiseg.cli_zoo import DeviceOption, SeedOption, zoo
@@ -33,6 +34,7 @@ app = typer.Typer(
 protocols = typer.Typer(name="protocol", help="Lists, shows, explains and checks protocols.", no_args_is_help=True)
 app.add_typer(protocols)
 app.add_typer(zoo)
+app.command()(explain)
 app.command()(tiles)
 app.command()(screen)
 
@@ -276,59 +278,6 @@ def diff(
     documents = [RunDirectory.existing(path).read_json("audit.json") for path in (run_a, run_b)]
     found = compare(*documents)
     _say(json.dumps(plain(found), indent=1, allow_nan=False) if as_json else comparison_text(found))
-
-
-TargetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--target",
-        help="pred (the default), a class, all, objects, x,y, region.png, '{margin: lesion}', ...; of a detector: "
-        "all, a class, box 0, x,y, x0,y0,x1,y1,class, tp, fp, fn, '{where: box 0}', ...; repeat for several.",
-    ),
-]
-ParamOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--param",
-        help="NAME=VALUE for all methods that have it, or METHOD.NAME=VALUE: grid=16, layer=best; repeat for several.",
-    ),
-]
-
-
-@app.command()
-def explain(
-    model: ModelFileArgument,
-    image: Annotated[Path, typer.Argument(help="An image file.", show_default=False)],
-    method: Annotated[list[str] | None, typer.Option("--method", "-m", help="Repeat for several.")] = None,
-    target: TargetOption = None,
-    reference: Annotated[
-        Path | None, typer.Option("--reference", help="A mask, or a file of boxes, for targets that need one.")
-    ] = None,
-    param: ParamOption = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for picture, maps and manifest.")] = Path(
-        "explanation"
-    ),
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
-) -> None:
-    """Explains one prediction: a picture, the raw maps as .npy and a manifest."""
-    from xaiseg.explaining import explain_image
-    from xaiseg.plan import choose_device
-
-    chosen = choose_device(device)
-    paths = explain_image(
-        model,
-        image,
-        methods=method or (),
-        target=target or "pred",
-        reference=reference,
-        out=out,
-        seed=seed,
-        device=chosen,
-        settings=param or (),
-    )
-    for path in paths:
-        _say(str(path))
 
 
 @app.command()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
+import torch
 
 from xaiseg.errors import UsageError
 from xaiseg.explainers.targets import Region
@@ -26,6 +27,7 @@ def evaluate(
     metrics: Sequence[str] = DEFAULT,
     target: object = "pred",
     reference: str | Path | np.ndarray | None = None,
+    dataset_mean: str | Path | np.ndarray | Tensor | None = None,
     settings: Settings | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -40,9 +42,10 @@ def evaluate(
         method: name or names of explainers, which run with their defaults; or maps that exist: name -> (H, W), signed,
             more important = higher. Tests that need new maps (randomisation, max-sensitivity) have no value for these.
         metrics: see :data:`xaiseg.faithfulness.evaluation.METRICS`.
-        target: one region: "pred" (the largest predicted foreground class), a class, "x,y", a mask file, a mapping, or
-            a :class:`~xaiseg.explainers.targets.Region`.
+        target: one region: "pred" (the largest predicted foreground class), a class, "x,y", a mask file, a mask (H, W)
+            of True and False, a mapping, or a :class:`~xaiseg.explainers.targets.Region`.
         reference: a mask file or (H, W) class indices, for targets that need one.
+        dataset_mean: what the baseline "dataset-mean" shows: an image as ``image``, or one value a channel (C, 1, 1).
         settings: how maps are tested.
         seed: of everything that is drawn.
         device: where a model.yaml's model computes.
@@ -64,15 +67,21 @@ def evaluate(
     >>> evaluate(network, image, method=painted, metrics=["localisation"], target=region).score("pointing_game").value
     0.0
     """
-    session, _ = open_session(model, image, seed=seed, device=device, batch_size=batch_size)
-    targets = open_targets(session, target, reference)
-    region = targets[0]
-    if len(targets) != 1 or not isinstance(region, Region):
-        raise UsageError(
-            "an explanation is tested on one region",
-            where="target",
-            got=", ".join(f"{each.name} ({type(each).__name__})" for each in targets[:4]),
-            allowed="pred, a class, x,y, a mask file, {object: ...}, {prob: ...} or {region: ...}",
-            then="Evaluate several targets one after another",
+    if not isinstance(cast(object, settings), Settings | None):
+        kind = "xaiseg.faithfulness.evaluation.Settings(...), or None for its defaults"
+        raise UsageError("these are no settings", where="settings", got=repr(settings), allowed=kind)
+    with torch.inference_mode(False):  # within it no gradient can be had, whoever called
+        session, _ = open_session(
+            model, image, seed=seed, device=device, batch_size=batch_size, dataset_mean=dataset_mean
         )
-    return evaluate_session(session, region, method, metrics, settings)
+        targets = open_targets(session, target, reference)
+        region = targets[0]
+        if len(targets) != 1 or not isinstance(region, Region):
+            raise UsageError(
+                "an explanation is tested on one region",
+                where="target",
+                got=", ".join(f"{each.name} ({type(each).__name__})" for each in targets[:4]),
+                allowed="pred, a class, x,y, a mask file, {object: ...}, {prob: ...} or {region: ...}",
+                then="Evaluate several targets one after another",
+            )
+        return evaluate_session(session, region, method, metrics, settings)

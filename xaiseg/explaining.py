@@ -5,37 +5,34 @@
 
 from __future__ import annotations
 
-import json
-import platform
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from importlib.metadata import version
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import torch
 
-from xaiseg import __version__
 from xaiseg.errors import SubjectError, UsageError
 from xaiseg.explainers import base
 from xaiseg.explainers.base import Attribution, Cost, Explainer, Session, get_explainer
-from xaiseg.explainers.cells import Segments
 from xaiseg.explainers.detection import explain_objects, readings
-from xaiseg.explainers.detection_targets import SIDES, ObjectTarget
+from xaiseg.explainers.detection_targets import ObjectTarget
 from xaiseg.explainers.detections import DetectionSession
-from xaiseg.explainers.targets import Region, SpatialTarget
-from xaiseg.explaining_open import Shown, open_session, open_targets
+from xaiseg.explainers.tap import evaluation_mode
+from xaiseg.explainers.targets import SpatialTarget
+from xaiseg.explaining_open import Shown, open_asked, open_session, open_targets
 from xaiseg.explaining_params import parse_params, settled
 from xaiseg.subject import Detector, Segmenter
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from xaiseg.modelfile import ModelFile
-
 #: What is tried when the user names no method; what the model does not allow is listed in the manifest with the reason.
 DEFAULT_METHODS: Final = ("hirescam", "integrated-gradients", "occlusion")
+#: Seconds from which on an estimate of the cost is told before the work begins.
+LONG_S: Final = 10.0
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ class Explanation:
 
     @property
     def cost(self) -> Cost:
-        """Forwards, backwards, seconds."""
+        """Forwards, backwards, seconds of all targets together, the choice of a layer by ``layer=best`` among them."""
         return self.attribution.cost
 
     def unit(self, index: int = 0) -> str:
@@ -86,6 +83,7 @@ def explain(
     target: object = "pred",
     params: Any = None,
     reference: str | Path | np.ndarray | None = None,
+    dataset_mean: str | Path | np.ndarray | Tensor | None = None,
     seed: int = 0,
     device: str = "cpu",
 ) -> Explanation:
@@ -98,13 +96,15 @@ def explain(
             range, or floats within it.
         method: name of an explainer.
         target: what :func:`xaiseg.explainers.target_spec.parse_targets` reads: "pred", a class, "all", "x,y", a mask
-            file, a mapping, or a list of them. Masks are looked for beside the working directory. Of a detector what
+            file, a mask (H, W) of True and False, a mapping, or a list of them. Mask files are looked for beside the
+            working directory. What is asked twice has two maps. Of a detector what
             :func:`xaiseg.explainers.detection_spec.parse_objects` reads: "pred", a class, "box 0", "x,y",
             "x0,y0,x1,y1,class", "tp", "fp", "fn", a mapping, or a list of them.
         params: parameters of the explainer, or None for its defaults. The layer "best" of a class activation map is the
             one that :func:`xaiseg.faithfulness.layers.rank_layers` puts first.
         reference: a mask file or (H, W) class indices, of a detector a file of boxes or (N, 5) boxes and class indices,
             for targets that need one.
+        dataset_mean: what the baseline "dataset-mean" shows: an image as ``image``, or one value a channel (C, 1, 1).
         seed: for methods that sample.
         device: where a model.yaml's model computes.
 
@@ -114,20 +114,33 @@ def explain(
         SubjectError: the model does not offer what the method needs.
     """
     get_explainer(method)
-    session, _ = open_session(model, image, seed=seed, device=device, detectors=True)
-    targets = open_targets(session, target, reference, image=image)
-    return _explanation(session, method, targets, params)
+    with torch.inference_mode(False):  # within it no gradient can be had, whoever called
+        session, _ = open_session(model, image, seed=seed, device=device, detectors=True, dataset_mean=dataset_mean)
+        targets = open_targets(session, target, reference, image=image)
+        return _explanation(session, method, targets, params)
 
 
 def _explanation(session: Session, method: str, targets: tuple[Shown, ...], params: Any = None) -> Explanation:
     chosen = get_explainer(method)
+    began, forwards, backwards = time.perf_counter(), session.forwards, session.backwards
     params, note = settled(session, chosen, targets, params)
+    ranking = Cost(session.forwards - forwards, session.backwards - backwards, time.perf_counter() - began)
     if not isinstance(session, DetectionSession):
         regions = [target for target in targets if isinstance(target, SpatialTarget)]
         asked, found = targets, base.explain(session, method, regions, params=params)
     else:
         asked, found = explain_objects(session, method, _objects(targets), params=params)
-    return Explanation(chosen, asked, replace(found, notes=(*found.notes, note)) if note else found)
+    if note:
+        own = found.cost
+        cost = replace(
+            own,
+            forwards=own.forwards + ranking.forwards,
+            backwards=own.backwards + ranking.backwards,
+            seconds=own.seconds + ranking.seconds,
+        )
+        told = f"{note}; this took {ranking.forwards:,} forwards, which are in the cost"
+        found = replace(found, notes=(*found.notes, told), cost=cost)
+    return Explanation(chosen, asked, found)
 
 
 def explain_image(
@@ -137,10 +150,12 @@ def explain_image(
     methods: Sequence[str] = (),
     target: str | Sequence[str] = "pred",
     reference: Path | None = None,
+    dataset_mean: Path | None = None,
     out: Path = Path("explanation"),
     seed: int = 0,
     device: str = "cpu",
     settings: Sequence[str] = (),
+    tell: Callable[[str], None] | None = None,
 ) -> list[Path]:
     """Explains the prediction of one image: the logic of ``xaiseg explain``.
 
@@ -148,48 +163,77 @@ def explain_image(
         model: a model.yaml.
         image: an image file.
         methods: names of explainers; empty = those of :data:`DEFAULT_METHODS` that the model allows.
-        target: one or several of what :func:`explain` takes.
+        target: one or several of what :func:`explain` takes; what is asked twice is computed once.
         reference: a mask file, of a detector a file of boxes, for targets that need one.
+        dataset_mean: an image file, what the baseline "dataset-mean" shows.
         out: folder for explanation.png, one .npy a method (and target, where there are several), and manifest.json.
         seed: for methods that sample.
         device: where the model computes.
         settings: parameters of the methods, as :func:`xaiseg.explaining_params.parse_params` reads them.
+        tell: is told the cost to expect where that is more than :data:`LONG_S`.
 
     Returns:
-        The written files, the picture first.
+        The written files, the pictures first.
 
     Raises:
-        UsageError: an unknown method, target or parameter, or nothing to explain in this image.
+        UsageError: an unknown method, target or parameter, a folder that cannot be written, or nothing to explain in
+            this image.
         DataError: the image cannot be used.
         SubjectError: the model does not offer what a named method needs.
     """
+    from xaiseg.explaining_manifest import asked_facts, make_folder, sources, write
+
     for name in methods:
         get_explainer(name)
     params = parse_params(settings, methods or DEFAULT_METHODS)
-    if out.exists() and not out.is_dir():
-        raise UsageError("this is a file, not a folder", where="--out", got=out)
-    session, described = open_session(model, image, seed=seed, device=device, detectors=True)
-    targets = open_targets(session, target, reference, image=image)
-    found, skipped = _explained(session, targets, methods, params)
-    facts = {**_sources(described, image), **_asked(session, targets, target), "seed": seed, "device": device}
-    return _write(out, session.image.cpu().numpy(), found, {**facts, "not_run": skipped})
+    make_folder(out)
+    session, described = open_session(model, image, seed=seed, device=device, detectors=True, dataset_mean=dataset_mean)
+    began = time.perf_counter()
+    asked = open_asked(session, target, reference, image=image)
+    pace = (time.perf_counter() - began) / max(session.forwards, 1)
+    chosen, skipped = _chosen(session, tuple(asked), methods)
+    # The first pass is slow, so where it makes the run look long a batch is timed.
+    long = tell is not None and _expected(chosen, params, pace, len(asked))
+    if tell and long and (expected := _expected(chosen, params, _pace_s(session), len(asked))):
+        tell(expected)
+    found = [_explanation(session, each.name, tuple(asked), params.get(each.name)) for each in chosen]
+    given = {"asked": target} if len(asked) > 1 else {}
+    facts = {**sources(described, image), **given, **asked_facts(session, asked), "seed": seed, "device": device}
+    return write(out, session, found, {**facts, "not_run": skipped})
 
 
-def _sources(described: ModelFile | None, image: Path) -> dict[str, Any]:
-    from xaiseg.data.hashing import file_sha256
-    from xaiseg.loading import weights_sha256
-
-    facts: dict[str, Any] = {"image": {"name": image.name, "sha256": file_sha256(image)}}
-    if described is None:
-        return facts
-    digests = {"model_file_sha256": described.sha256, "weights_sha256": weights_sha256(described)}
-    return {"model": {"name": described.name, **digests}, **facts}
+def _pace_s(session: Session) -> float:
+    """Seconds that an image takes in a batch like those to come."""
+    images, began = [session.image] * session.budget.batch_size, time.perf_counter()
+    with torch.inference_mode(), evaluation_mode(session.subject.module):
+        session.subject.predict(images, batch_size=len(images))
+    return (time.perf_counter() - began) / len(images)
 
 
-def _explained(
-    session: Session, targets: tuple[Shown, ...], methods: Sequence[str], params: Mapping[str, Any]
-) -> tuple[list[Explanation], dict[str, str]]:
-    """Maps of all methods, and the reasons of those of the default choice that cannot run."""
+def _expected(methods: Sequence[Explainer], params: Mapping[str, Any], pace_s: float, targets: int) -> str:
+    """The most that the methods cost, in words, or "" where that is soon over.
+
+    Args:
+        methods: what will run.
+        params: method -> its parameters, where they are not its defaults.
+        pace_s: seconds of one forward pass; a pass back is taken to cost twice as much.
+        targets: how many; masks serve all of them, gradients do not.
+    """
+    most, seconds = {}, 0.0
+    for each in methods:
+        most[each.name] = each.forwards(params.get(each.name))
+        seconds += pace_s * most[each.name] * (3 * targets if "gradients" in each.needs else 1)
+    if seconds < LONG_S:
+        return ""
+    listed = ", ".join(f"{name} {count:,}" for name, count in most.items())
+    time_s = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    return f"at most {listed} forward passes; at {pace_s:.2g} s each about {time_s}"
+
+
+def _chosen(
+    session: Session, targets: tuple[Shown, ...], methods: Sequence[str]
+) -> tuple[list[Explainer], dict[str, str]]:
+    """The methods that run, and the reasons of those of the default choice that cannot."""
     chosen = [get_explainer(name) for name in dict.fromkeys(methods or DEFAULT_METHODS)]
     skipped: dict[str, str] = {}
     if not methods:
@@ -200,10 +244,12 @@ def _explained(
         raise UsageError(
             "no method can explain this model", where=session.subject.info.name, got="; ".join(skipped.values())
         )
-    if isinstance(session, DetectionSession):
-        for method in chosen:
-            readings(session, method, _objects(targets))  # refuses the last method before the first has run
-    return [_explanation(session, each.name, targets, params.get(each.name)) for each in chosen], skipped
+    for method in chosen:  # refuses the last method before the first has run
+        if isinstance(session, DetectionSession):
+            readings(session, method, _objects(targets))
+        elif reason := method.missing(session.subject):
+            raise SubjectError(reason, where=session.subject.info.name)
+    return chosen, skipped
 
 
 def _hindrance(session: Session, method: Explainer, targets: Sequence[Shown]) -> str:
@@ -219,135 +265,3 @@ def _hindrance(session: Session, method: Explainer, targets: Sequence[Shown]) ->
 
 def _objects(targets: Sequence[Shown]) -> list[ObjectTarget]:
     return [target for target in targets if isinstance(target, ObjectTarget)]
-
-
-def _asked(session: Session, targets: Sequence[Shown], asked: object) -> dict[str, Any]:
-    described = [
-        {"name": name, **_described(session, each)} for name, each in zip(slugs(targets), targets, strict=True)
-    ]
-    if len(targets) > 1:
-        return {"asked": asked, "targets": described}
-    text = asked[0] if isinstance(asked, Sequence) and not isinstance(asked, str) else asked
-    return {"target": {"asked": text, **described[0]}}
-
-
-def _described(session: Session, target: Shown) -> dict[str, Any]:
-    if isinstance(session, DetectionSession) and isinstance(target, ObjectTarget):
-        return _described_object(session, target)
-    assert isinstance(target, SpatialTarget)  # of a segmenter
-    facts = {
-        "class": session.subject.info.classes[target.class_index],
-        "region": "frozen before anything is perturbed",
-        "region_pixels": int(target.mask.sum()),
-        "score": target.meaning,
-        "unit": target.unit,
-        "value": session.score(target),
-    }
-    if isinstance(target, Region):
-        facts["mean_logit"] = session.score(Region(target.class_index, target.mask))
-        facts["mean_probability"] = session.score(target.as_probability())
-    return facts
-
-
-def _described_object(session: DetectionSession, target: ObjectTarget) -> dict[str, Any]:
-    """An object; what each method made of the question stands beside its map."""
-    return {
-        "class": session.subject.info.classes[target.class_index],
-        "question": target.question,
-        **target.object.facts,
-        "value": None if target.question in SIDES else session.score(target),
-    }
-
-
-def slugs(targets: Sequence[Shown]) -> list[str]:
-    """Names of targets for files, each once.
-
-    >>> mask = np.ones((1, 1), dtype=bool)
-    >>> slugs([Region(1, mask, label="cyst at 3,4"), Region(1, mask, label="cyst"), Region(1, mask, label="cyst")])
-    ['cyst-at-3-4', 'cyst', 'cyst-2']
-    """
-    found: list[str] = []
-    for target in targets:
-        plain = re.sub(r"[^\w]+", "-", target.name).strip("-") or "target"
-        name, number = plain, 1
-        while name in found:
-            number += 1
-            name = f"{plain}-{number}"
-        found.append(name)
-    return found
-
-
-def _write(out: Path, image: np.ndarray, found: Sequence[Explanation], facts: Mapping[str, Any]) -> list[Path]:
-    from xaiseg.explaining_picture import draw
-
-    out.mkdir(parents=True, exist_ok=True)
-    _clear(out)
-    picture = out / "explanation.png"
-    draw(picture, image, found)
-    paths, entries = [picture], []
-    for each in found:
-        names = slugs(each.targets)
-        for index, name in enumerate(names):
-            stem = _safe(each.method.name) + (f".{name}" if len(names) > 1 else "")
-            files = {"file": (f"{stem}.npy", each.values), "stderr_file": (f"{stem}.stderr.npy", each.stderr)}
-            kept = {key: file for key, (file, values) in files.items() if values is not None}
-            for file, values in files.values():
-                if values is not None:
-                    np.save(out / file, values[index])
-                    paths.append(out / file)
-            entries.append({**_entry(each, index), **kept, **({"target": name} if len(names) > 1 else {})})
-    manifest = {
-        "schema": "xaiseg-explanation/1",
-        **facts,
-        "shape": list(image.shape),
-        "picture": picture.name,
-        "maps": entries,
-        "software": {
-            "xaiseg": __version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "captum", "numpy")},
-        },
-    }
-    written = out / "manifest.json"
-    written.write_text(json.dumps(manifest, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    return [*paths, written]
-
-
-def _clear(out: Path) -> None:
-    """Takes away the maps that an earlier manifest names, so that none of another image stays beside the new one."""
-    try:
-        maps = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["maps"]
-        names = [each[key] for each in maps for key in ("file", "stderr_file") if key in each]
-    except (OSError, ValueError, KeyError, TypeError):
-        return  # there is no manifest, or it is not one of ours: then nothing is ours to take away
-    for name in names:
-        if Path(name).name == name and name.endswith(".npy"):
-            (out / name).unlink(missing_ok=True)
-
-
-def _safe(name: str) -> str:
-    return re.sub(r"[^\w.+-]+", "-", name)
-
-
-def _entry(each: Explanation, index: int) -> dict[str, Any]:
-    from xaiseg.explaining_picture import colour_scale
-
-    values, errors = each.values[index], each.attribution.completeness
-    return {
-        "method": each.method.name,
-        "unit": each.unit(index),
-        "score": each.targets[index].meaning,
-        "parameters": _parameters(each.attribution.params),
-        "minimum": float(values.min()),
-        "maximum": float(values.max()),
-        "end_of_colour_scale": colour_scale(each, index),
-        "completeness_error": None if errors is None else float(errors[index]),
-        "notes": list(each.notes),
-        "cost": asdict(each.cost),
-    }
-
-
-def _parameters(params: Any) -> dict[str, Any]:
-    """Parameters as JSON can hold them; segments of the caller's are named by their digest."""
-    held = {field.name: getattr(params, field.name) for field in fields(params)}
-    return {name: value.digest if isinstance(value, Segments) else value for name, value in held.items()}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from torch import Tensor
 
 from xaiseg.data.case import CaseRef, ImageSpec
 from xaiseg.data.entry import DataEntry
 from xaiseg.data.pixels import read_pixels, to_image, to_mask
 from xaiseg.data.readers import get_reader, load_case
-from xaiseg.errors import UsageError
+from xaiseg.errors import DataError, SubjectError, UsageError
 from xaiseg.explainers.base import Budget, Session
 from xaiseg.explainers.detection_spec import ObjectScene, parse_objects
 from xaiseg.explainers.detection_targets import CandidateTarget, ObjectTarget
@@ -21,8 +24,6 @@ from xaiseg.explainers.targets import SpatialTarget
 from xaiseg.subject import Detector, Segmenter
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from xaiseg.modelfile import ModelFile
 
 #: A target of a segmenter or of a detector: it has a place to outline, a unit and a meaning.
@@ -39,6 +40,7 @@ def open_session(
     device: str = "cpu",
     batch_size: int = 8,
     detectors: bool = False,
+    dataset_mean: str | Path | np.ndarray | Tensor | None = None,
 ) -> tuple[Session, ModelFile | None]:
     """A session on one image, and what describes the model where it came from a file.
 
@@ -49,11 +51,13 @@ def open_session(
         seed: for methods that sample.
         device: where a model.yaml's model computes.
         batch_size: images a forward pass.
+        dataset_mean: what the baseline "dataset-mean" shows: an image as ``image``, or one value a channel (C, 1, 1).
         detectors: whether the caller can work with a :class:`~xaiseg.explainers.detections.DetectionSession`.
 
     Raises:
         UsageError: the model is none that can be run, or a detector where the caller needs a segmenter.
         DataError: the image cannot be used.
+        SubjectError: the model was made in inference mode.
     """
     from xaiseg.loading import load_subject
     from xaiseg.modelfile import read_model_file
@@ -66,11 +70,16 @@ def open_session(
     if not isinstance(subject, kinds) or getattr(subject, "by_case", False):
         what = "a model" if detectors else "a segmentation model"
         raise UsageError(f"only {what} that can be run can be explained", where=model, got=type(subject).__name__)
+    if subject.module is not None and any(each.is_inference() for each in subject.module.parameters()):
+        then = "Make or load the model outside of it"
+        raise SubjectError("the model was made in torch.inference_mode and cannot have gradients",
+                           where=subject.info.name, got="parameters without gradients for good", then=then)  # fmt: skip
     spec = ImageSpec(subject.info.channels, subject.info.value_range, subject.info.classes)
     pixels, budget = _pixels(image, spec, described), Budget(batch_size)
+    mean = None if dataset_mean is None else _pixels(dataset_mean, spec, described)
     if isinstance(subject, Detector):
-        return DetectionSession(subject, pixels, seed=seed, budget=budget), described
-    return Session(subject, pixels, seed=seed, budget=budget), described
+        return DetectionSession(subject, pixels, seed=seed, budget=budget, dataset_mean=mean), described
+    return Session(subject, pixels, seed=seed, budget=budget, dataset_mean=mean), described
 
 
 def _pixels(image: str | Path | np.ndarray | Tensor, spec: ImageSpec, described: ModelFile | None) -> np.ndarray:
@@ -86,6 +95,14 @@ def _pixels(image: str | Path | np.ndarray | Tensor, spec: ImageSpec, described:
 
 def _from_array(pixels: np.ndarray, spec: ImageSpec) -> np.ndarray:
     """(C, H, W) float32; where the channels may stand on either side, floats have them first, integers last."""
+    allowed = f"(H, W), ({spec.channels}, H, W) or (H, W, {spec.channels}), with a pixel or more"
+    # Beside its own channels a model takes grey, and one of a single channel takes colour, where they stand last.
+    usable = pixels.ndim == 2 or (
+        pixels.ndim == 3 and (pixels.shape[0] == spec.channels or pixels.shape[-1] in (spec.channels, 1, 3))
+    )
+    if not usable or not pixels.size or pixels.dtype.kind not in "biuf":
+        raise DataError("this is no image for the model", where="image", got=f"{pixels.shape} {pixels.dtype}",
+                        allowed=f"numbers of shape {allowed}")  # fmt: skip
     first = pixels.ndim == 3 and pixels.shape[0] == spec.channels
     last = pixels.ndim == 3 and pixels.shape[-1] == spec.channels
     if first and not (last and pixels.dtype.kind in "ui"):
@@ -122,6 +139,37 @@ def open_targets(
     if isinstance(target, SpatialTarget):
         return (target,)
     return parse_targets(target, _scene(session, reference))
+
+
+def open_asked(
+    session: Session, asked: object, reference: str | Path | np.ndarray | None = None, *, image: object = None
+) -> dict[Shown, list[object]]:
+    """The targets of a request, each once, and the words that asked for it; arguments are those of open_targets.
+
+    Two targets are the same where they have the same score, whatever they are called.
+    """
+    words = list(asked) if isinstance(asked, Sequence) and not isinstance(asked, str) else [asked]
+    if not words:
+        raise UsageError("no target is named", where="target", got=asked)
+    held: dict[object, Shown] = {}
+    found: dict[Shown, list[object]] = {}
+    for word in words:
+        for target in open_targets(session, word, reference, image=image):
+            said = found.setdefault(held.setdefault(_score_key(target), target), [])
+            said += [word] if word not in said else []
+    return found
+
+
+def _score_key(value: object) -> object:
+    """What a target's score depends on, as a key: all of its fields but what it is called."""
+    if isinstance(value, Tensor):
+        return _score_key(value.cpu().numpy())
+    if isinstance(value, np.ndarray):
+        return value.shape, value.tobytes()
+    if is_dataclass(value):
+        named = [field.name for field in fields(value) if field.name not in ("label", "foil_label")]
+        return type(value), tuple(_score_key(getattr(value, name)) for name in named)
+    return value
 
 
 def _boxes(session: DetectionSession, reference: str | Path | np.ndarray | None, image: object) -> np.ndarray | None:

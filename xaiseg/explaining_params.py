@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
 from xaiseg.errors import UsageError, did_you_mean
-from xaiseg.explainers.base import Explainer, Session, get_explainer
+from xaiseg.explainers.base import Explainer, Session, get_explainer, load_explainers
 from xaiseg.explainers.detections import DetectionSession
 from xaiseg.explainers.targets import Region
 from xaiseg.faithfulness.layers import rank_layers
@@ -19,6 +19,20 @@ from xaiseg.faithfulness.layers import rank_layers
 #: In the place of a layer's name: the one that :func:`~xaiseg.faithfulness.layers.rank_layers` puts first.
 BEST: Final = "best"
 _WHERE: Final = "--param"
+
+
+def method_lines() -> list[str]:
+    """A line a method for the command line: its name, what it needs, its most forwards, its parameters.
+
+    >>> [line for line in method_lines() if line.startswith("occlusion ")]
+    ['occlusion             needs scores; at most 65 forwards; grid=8 baseline=mean refine=0 left=0.2']
+    """
+    lines = []
+    for name, each in sorted(load_explainers().items()):
+        needs = " and ".join(sorted(each.needs))
+        held = " ".join(f"{field.name}={field.default}" for field in dataclasses.fields(each.params))
+        lines.append(f"{name:21} needs {needs}; at most {each.forwards():,} forwards" + (f"; {held}" if held else ""))
+    return lines
 
 
 def parse_params(settings: Iterable[str], methods: Sequence[str]) -> dict[str, Any]:
@@ -43,13 +57,22 @@ def parse_params(settings: Iterable[str], methods: Sequence[str]) -> dict[str, A
             raise UsageError("this is no setting", where=_WHERE, got=setting, allowed="NAME=VALUE or METHOD.NAME=VALUE")
         if method and method not in methods:
             raise UsageError("the method does not run", where=_WHERE, got=method, allowed=", ".join(methods))
-        concerned = [each for each in ([method] if method else methods) if name in _fields(each)]
+        asked = [method] if method else list(methods)
+        concerned = [each for each in asked if name in _fields(each)]
         if not concerned:
-            known = sorted({field for each in methods for field in _fields(each)})
-            raise UsageError("no method has this parameter", where=_WHERE, got=name, then=did_you_mean(name, known))
+            raise _unknown(name, asked)
         for each in concerned:
             given.setdefault(each, {})[name] = _value(each, name, text.strip())
     return {method: _made(method, values) for method, values in given.items()}
+
+
+def _unknown(name: str, methods: Sequence[str]) -> UsageError:
+    """The error for a parameter that none of the asked methods has."""
+    known = sorted({field for each in methods for field in _fields(each)})
+    whose = methods[0] if len(methods) == 1 else "none of " + ", ".join(methods)
+    what = f"{whose} has no such parameter" if len(methods) == 1 else f"{whose} has such a parameter"
+    then = did_you_mean(name, known) if known else "It has none"
+    return UsageError(what, where=_WHERE, got=name, then=then)
 
 
 def _fields(method: str) -> list[str]:

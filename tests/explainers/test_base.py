@@ -70,7 +70,7 @@ def test_foreign_parameters_and_no_target_are_refused():
     session = Session(small_unet(), bright_square())
     with pytest.raises(UsageError, match="CamParams"):
         explain(session, "occlusion", [REGION], params=CamParams())
-    with pytest.raises(UsageError, match="0 targets"):
+    with pytest.raises(UsageError, match="nothing is to be explained. Got: no target"):
         explain(session, "occlusion", [])
 
 

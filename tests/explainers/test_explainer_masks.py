@@ -129,3 +129,16 @@ def test_one_centred_grid_is_pytorchs_bilinear_upsampling():
     rows, groups = design.rows(cells, 0, 0, 5)
     expected = F.interpolate(torch.from_numpy(rows).reshape(5, 1, 4, 4), (24, 32), mode="bilinear")[:, 0]
     torch.testing.assert_close(cells.masks(rows, groups, torch.device("cpu")), expected, atol=1e-6, rtol=0)
+
+
+def test_few_sobol_masks_do_not_tell_all_cells_apart_and_enough_of_them_balance_every_pair():
+    """What docs/explainers/perturbation.md says of the default grid; the same for every seed and position."""
+    cells = grid_cells((64, 64), 8, 4)
+    for count, alike in ((256, 40), (512, 9), (1024, 0), (2048, 0)):
+        for seed in (0, 5):
+            rows, groups = Design("sobol", 8).rows(cells, seed, 0, count)
+            for group in range(4):
+                signs = 2 * rows[groups == group].astype(float) - 1
+                together = np.abs(signs.T @ signs / len(signs))[np.triu_indices(64, 1)]
+                assert (together == 1).sum() == alike
+                assert alike or (together == 0).all()

@@ -194,7 +194,9 @@ def test_reused_rectifiers_are_one_clear_error_of_deeplift_and_nothing_is_left_b
 
     torch.manual_seed(seed)
     network = Reused().train()
-    with pytest.raises(SubjectError, match=r"deeplift: captum cannot pass through.*used more than once|executed more"):
+    with pytest.raises(
+        SubjectError, match=r"deeplift cannot pass .* more than once\. Got: relu1 \(2 times\)\. Allowed"
+    ):
         explain(Session(ToySegmenter(network), bright_square()), "deeplift", [REGION])
     for part in network.modules():
         assert not part._forward_hooks
@@ -216,9 +218,167 @@ def test_deeplift_refuses_targets_that_bend():
 
 def test_activations_that_captum_does_not_know_are_named():
     network = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.GELU(), nn.Conv2d(3, 1, 1)).eval()
-    with pytest.raises(SubjectError, match=r"Gelu \(1 times\)"):
+    for method in ("deeplift", "guided-backprop"):
+        with pytest.raises(SubjectError, match=rf"{method} cannot see .*Gelu \(1 times\) in 1\."):
+            explain(Session(ToySegmenter(network), bright_square()), method, [REGION])
+
+
+class Gated(nn.Module):
+    """Two branches of the image that meet in ``how``."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.one, self.two = nn.Conv2d(1, 3, 3, padding=1), nn.Conv2d(1, 3, 3, padding=1)
+        self.relu, self.gate = nn.ReLU(), nn.Sigmoid()
+        self.head = nn.Conv2d(3, 1, 1)
+
+    def forward(self, x):
+        return self.head(self.how(self.relu(self.one(x)), self.gate(self.two(x))))
+
+
+def gated(how):
+    torch.manual_seed(0)
+    return ToySegmenter(Gated(how).eval())
+
+
+def attention(a, b):
+    weights = a.flatten(2).transpose(1, 2) @ b.flatten(2)
+    return (b.flatten(2) @ weights).reshape(a.shape)
+
+
+@pytest.mark.parametrize(
+    ("how", "what"),
+    [
+        (lambda a, b: a * b, r"product of two activations \(1 times\) in a function call"),
+        (lambda a, b: a * a + b, r"product of two activations \(1 times\)"),
+        (lambda a, b: a / (1 + b), r"division by an activation"),
+        (lambda a, b: a + 1 / (1 + b), r"Reciprocal"),
+        (lambda a, b: a + b**2, r"Pow"),
+        (attention, r"product of two activations \(2 times\)"),
+        (lambda a, b: F.instance_norm(a) + b, r"normalisation by the image's own statistics"),
+        (lambda a, b: F.group_norm(a, 1) + b, r"NativeGroupNorm"),
+        (lambda a, b: torch.where(a > 0.1, a, b), r"Where"),
+        (lambda a, b: F.conv2d(a, b[:, :, :3, :3].mean(dim=0, keepdim=True).expand(3, 3, 3, 3), padding=1), r"product"),
+    ],
+)
+def test_deeplift_refuses_whatever_is_not_linear_between_its_modules(how, what):
+    with pytest.raises(SubjectError, match=rf"deeplift cannot see operations.*{what}.*integrated-gradients"):
+        explain(Session(gated(how), bright_square()), "deeplift", [REGION])
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda a, b: a + b,
+        lambda a, b: torch.cat((a, b), dim=1)[:, ::2] * torch.tensor(0.5) / 3,
+        lambda a, b: F.interpolate(F.avg_pool2d(a, 2), scale_factor=2, mode="bilinear") - b,
+        lambda a, b: (
+            (torch.randn(3, 3, generator=torch.Generator().manual_seed(0)) @ a.flatten(2)).reshape(a.shape) + b
+        ),
+        lambda a, b: F.pad(a, (1, 1, 1, 1), mode="reflect")[..., 1:-1, 1:-1] + b.permute(0, 1, 3, 2).transpose(2, 3),
+        lambda a, b: F.batch_norm(a, torch.ones(3), torch.full((3,), 2.0)) + F.dropout(b, 0.5, training=False),
+    ],
+)
+def test_deeplift_passes_what_is_linear_and_adds_up(how):
+    found = explain(Session(gated(how), bright_square()), "deeplift", [REGION])
+    assert found.completeness[0] < 1e-3
+    assert "use integrated-gradients" not in " ".join(found.notes)
+
+
+def test_dropout_and_identity_behind_an_activation_do_not_hide_it():
+    network = nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Dropout(), nn.Identity(), nn.Conv2d(3, 1, 1)
+    ).eval()
+    session = Session(ToySegmenter(network), bright_square())
+    assert explain(session, "deeplift", [REGION]).completeness[0] < 1e-3
+    assert explain(session, "guided-backprop", [REGION]).notes[1] == "guided at 1 module: 1"
+
+
+def test_a_subclass_that_captum_does_not_hook_is_refused():
+    class Own(nn.ReLU):
+        pass
+
+    network = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), Own(), nn.Conv2d(3, 1, 1)).eval()
+    with pytest.raises(SubjectError, match=r"deeplift cannot see.*Relu \(1 times\) in 1\."):
         explain(Session(ToySegmenter(network), bright_square()), "deeplift", [REGION])
-    with pytest.raises(SubjectError, match="no ReLU module"):
+
+
+def test_a_large_completeness_error_is_said_loudly(monkeypatch):
+    from xaiseg.explainers import gradient_more
+
+    monkeypatch.setattr(gradient_more, "_check_deeplift", lambda session, target: None)
+    subject = gated(lambda a, b: a * a * b * 40)
+    found = explain(Session(subject, bright_square()), "deeplift", [REGION])
+    assert found.completeness[0] > 0.05
+    assert "its sizes mean little; use integrated-gradients" in found.notes[1]
+
+
+def test_what_captum_says_of_a_network_is_put_into_our_words():
+    class OneAtATime(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.relu = nn.Conv2d(1, 1, 3, padding=1), nn.ReLU()
+
+        def forward(self, x):
+            return self.relu(self.one(x)).reshape(1, 1, 24, 32)  # captum passes image and baseline as a batch of two
+
+    session = Session(ToySegmenter(OneAtATime().eval()), bright_square())
+    with pytest.raises(
+        SubjectError, match=r"deeplift: the rules .* Got: toy, RuntimeError of captum.*Allowed:.*Use int"
+    ):
+        explain(session, "deeplift", [REGION])
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_guided_backprop_is_captums_where_all_rectifiers_are_relu(inplace):
+    from captum.attr import GuidedBackprop
+
+    subject, image = rectified(2, inplace=inplace), bright_square()
+    found = explain(Session(subject, image), "guided-backprop", [REGION])
+
+    class Scored(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = subject.network
+
+        def forward(self, x):
+            return REGION.score(subject.forward(x))
+
+    with pytest.warns(UserWarning, match="hooks"):
+        reference = GuidedBackprop(Scored()).attribute(image[None].clone().requires_grad_(True))
+    np.testing.assert_allclose(found.values[0], reference[0, 0].detach().numpy(), atol=1e-7)
+    assert found.notes[1] == "guided at 2 modules: relu1, relu2"
+    assert not any(part._forward_pre_hooks for part in subject.network.modules())
+
+
+def test_relu6_is_guided_as_relu_is_where_it_stays_below_its_ceiling():
+    plain, capped = rectified(2), rectified(2)
+    capped.network.relu1, capped.network.relu2 = nn.ReLU6(), nn.ReLU6(inplace=True)
+    maps = [explain(Session(each, bright_square()), "guided-backprop", [REGION]).values for each in (plain, capped)]
+    np.testing.assert_allclose(maps[1], maps[0], atol=1e-7)
+    slope = explain(Session(capped, bright_square()), "saliency", [REGION]).values
+    assert not np.allclose(maps[1], slope, atol=1e-3 * np.abs(slope).max())
+
+
+@pytest.mark.parametrize(
+    ("activation", "what"),
+    [(nn.Hardswish(), "Hardswish"), (nn.GELU(), "Gelu"), (nn.SiLU(), "Silu"), (nn.LeakyReLU(), "LeakyRelu"),
+     (nn.Hardtanh(0.0, 6.0), "Hardtanh"), (nn.ELU(), "Elu")],
+)  # fmt: skip
+def test_guided_backprop_refuses_other_rectifiers_and_names_their_modules(activation, what):
+    subject = rectified(2)
+    subject.network.relu1 = activation
+    with pytest.raises(SubjectError, match=rf"guided-backprop cannot see.*{what} \(1 times\) in relu1\..*saliency"):
+        explain(Session(subject, bright_square()), "guided-backprop", [REGION])
+
+
+def test_guided_backprop_says_what_it_passes_as_a_plain_gradient():
+    found = explain(Session(gated(lambda a, b: a * b), bright_square()), "guided-backprop", [REGION])
+    expected = "guided at 1 module: relu; passed as in a plain gradient: Sigmoid, product of two activations"
+    assert found.notes[1] == expected
+    network = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Sigmoid()).eval()
+    with pytest.raises(SubjectError, match="no ReLU module on the way to the target"):
         explain(Session(ToySegmenter(network), bright_square()), "guided-backprop", [REGION])
 
 

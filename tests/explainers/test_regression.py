@@ -19,8 +19,12 @@ def slow(rows, y, penalty, weights):
     beta = inverse @ design.T @ w @ y
     df = np.trace(inverse @ design.T @ w @ design)
     rss = (y - design @ beta) @ w @ (y - design @ beta)
-    variances = rss / (len(rows) - df) * np.diag(inverse)
-    return beta, variances[1:], rss / (len(rows) - df) ** 2
+    noise = rss / (len(rows) - df)
+    spread = max(beta[1:] @ beta[1:] / (df - 1), noise / penalty)  # of the effects
+    data = design.T @ w @ design
+    left_out = np.diag(penalty**2 * inverse[1:, 1:] @ inverse[1:, 1:])
+    variances = noise * np.diag(inverse @ data @ inverse)[1:] + spread * left_out
+    return beta, variances, rss / (len(rows) - df) ** 2
 
 
 @pytest.mark.parametrize("weights", [None, RANDOM.random(60) + 0.1])
@@ -70,6 +74,19 @@ def test_errors_of_effects_cover_the_truth_as_often_as_they_say():
         found = ridge(rows, (rows @ truth + random.standard_normal(50))[:, None])
         inside.append(np.abs(found.values[:, 0] - truth) <= 1.96 * np.sqrt(found.variances[:, 0]))
     assert 0.92 < np.mean(inside) < 0.98
+
+
+def test_cells_that_no_mask_tells_apart_have_wide_errors_though_the_line_leaves_no_residual():
+    rows = (np.random.default_rng(0).random((64, 12)) < 0.5).astype(float)
+    rows[:, 7] = 1 - rows[:, 2]  # always one without the other
+    truth = np.zeros(12)
+    truth[2], truth[5] = 3.0, 1.0
+    found = ridge(rows, (rows @ truth)[:, None])
+    errors = np.sqrt(found.variances[:, 0])
+    np.testing.assert_allclose(found.values[[2, 7], 0], [1.5, -1.5], atol=1e-3)  # shared between the two
+    assert (np.abs(found.values[:, 0] - truth) <= 3 * errors + 1e-3).all()
+    assert errors[[2, 7]].min() > 0.4
+    assert np.delete(errors, [2, 7]).max() < 1e-2
 
 
 def test_fewer_masks_than_cells_do_not_pass_through_every_point():

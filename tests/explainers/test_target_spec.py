@@ -205,3 +205,47 @@ def test_every_kind_gives_a_target_that_can_be_drawn_and_scored(scene):
 def test_a_class_named_like_a_file_is_the_class(tmp_path):
     scene = Scene(Prediction(np.ones((2, 2), dtype=np.uint8)), ("background", "a.png"), folder=tmp_path)
     assert isinstance(one("a.png", scene), Region)
+
+
+def test_a_mask_at_hand_stands_for_its_file(scene):
+    mask = np.zeros(scene.shape, dtype=np.uint8)
+    mask[scene.prediction.labels == 1] = 7
+    for given in (mask, mask > 0, torch.from_numpy(mask), (mask > 0).astype(np.float64)):
+        (target,) = parse_targets(given, scene)
+        assert (target.class_index, target.name) == (1, f"{scene.classes[1]} in given mask")
+        np.testing.assert_array_equal(target.mask, mask > 0)
+        (named,) = parse_targets({"region": {"class": scene.classes[2], "mask": given}}, scene)
+        assert (named.class_index, named.name) == (2, f"{scene.classes[2]} in given mask")
+        np.testing.assert_array_equal(named.mask, mask > 0)
+    assert len(parse_targets([mask, "pred"], scene)) == 2
+
+
+def test_what_is_no_mask_is_one_clear_error(scene):
+    with pytest.raises(UsageError, match=r"another size than the image. Got: an array \(2, 2\)"):
+        parse_targets(np.ones((2, 2), dtype=bool), scene)
+    with pytest.raises(UsageError, match="the region is empty"):
+        parse_targets({"region": {"mask": np.zeros(LABELS.shape)}}, scene)
+    with pytest.raises(UsageError, match=r"this is no mask. Got: int\. Allowed: a file, reference.*an array"):
+        parse_targets({"region": {"mask": 5}}, scene)
+    with pytest.raises(UsageError, match=r"this is no mask. Got: ndarray"):
+        parse_targets(np.array([["a"]]), scene)
+
+
+@pytest.mark.parametrize("asked", ["10.5,20", "1,2.0", "1., 2"])
+def test_a_place_between_pixels_is_said_to_be_one(asked, scene):
+    with pytest.raises(
+        UsageError, match=r"a pixel needs whole numbers. Got: .* Allowed: whole numbers, column and row"
+    ):
+        parse_targets(asked, scene)
+
+
+def test_a_margin_over_itself_names_the_class(scene):
+    name = CLASSES[1]
+    with pytest.raises(UsageError, match=rf"no margin over itself. Got: {name}\. Allowed: another class"):
+        parse_targets({"margin": {"class": name, "foil": name}}, scene)
+
+
+def test_a_probability_is_named_as_one(scene):
+    name = CLASSES[1]
+    (target,) = parse_targets({"prob": name}, scene)
+    assert (target.name, target.meaning) == (f"probability of {name}", f"mean probability of {name} over the region")

@@ -18,9 +18,9 @@ from xaiseg.explainers.targets import Region
 SIDE = 12
 
 
-def cell_labels(cells: int) -> np.ndarray:
-    """(12, 12): ``cells`` x ``cells`` square segments."""
-    index = np.arange(SIDE) * cells // SIDE
+def cell_labels(cells: int, side: int = SIDE) -> np.ndarray:
+    """(side, side): ``cells`` x ``cells`` square segments."""
+    index = np.arange(side) * cells // side
     return index[:, None] * cells + index
 
 
@@ -38,10 +38,10 @@ class Game(nn.Module):
         return self.game(cells)[:, None, None, None].float().expand(-1, 1, *x.shape[-2:])
 
 
-def game_session(game, cells: int = 3, *, seed: int = 0, batch: int = 8) -> tuple[Session, Segments]:
-    labels = cell_labels(cells)
+def game_session(game, cells: int = 3, *, seed: int = 0, batch: int = 8, side: int = SIDE) -> tuple[Session, Segments]:
+    labels = cell_labels(cells, side)
     subject = ToySegmenter(Game(labels, game), offers=frozenset({"scores"}))
-    image = torch.ones(1, SIDE, SIDE)
+    image = torch.ones(1, side, side)
     session = Session(subject, image, seed=seed, budget=Budget(batch), dataset_mean=torch.zeros(1, 1, 1))
     return session, Segments.of(labels)
 

@@ -365,13 +365,12 @@ def explain(session: Session, method: str, targets: Sequence[Target], *, params:
     """
     entry = get_explainer(method)
     chosen = entry.params() if params is None else params
-    if not targets or not isinstance(chosen, entry.params):
-        raise UsageError(
-            "an explanation needs a target and its own parameters",
-            where=method,
-            got=f"{len(targets)} targets, {type(chosen).__name__}",
-            allowed=f"1 target or more, {entry.params.__name__}",
-        )
+    if not targets:
+        raise UsageError("nothing is to be explained", where=method, got="no target", allowed="1 target or more")
+    if not isinstance(chosen, entry.params):
+        kind = f"{entry.params.__module__}.{entry.params.__name__}"
+        got = f"{type(chosen).__name__} {chosen}"
+        raise UsageError(f"these are no parameters of {method}", where="params", got=got, allowed=f"{kind}(...)")
     if reason := entry.missing(session.subject):
         raise SubjectError(reason, where=session.subject.info.name)
     forwards, backwards, began = session.forwards, session.backwards, time.perf_counter()

@@ -5,14 +5,14 @@ SmoothGrad: D. Smilkov et al., arXiv:1706.03825. GradientSHAP (expected gradient
 backpropagation: J. T. Springenberg et al., arXiv:1412.6806; it fails the sanity check of J. Adebayo et al., NeurIPS
 2018.
 
-The sampled two are computed here, because captum gives no standard error; the others are captum's, behind a check that
-it can see every operation that it means to change.
+The sampled two are computed here, because captum gives no standard error, and so is guided backpropagation, because
+captum's knows no ReLU6. DeepLift is captum's. The last two stand behind a check that they see every operation that they
+mean to change.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,17 +26,18 @@ from torch import Tensor, nn
 from xaiseg.errors import SubjectError, UsageError
 from xaiseg.explainers.base import Attribution, NoParams, Session, explainer
 from xaiseg.explainers.gradient import NEEDS, completeness_error, score_of, scored, summed
+from xaiseg.explainers.gradient_graph import RECTIFY, record, refuse
 from xaiseg.explainers.replacement import DESCRIPTION, Replacement
 from xaiseg.explainers.tap import evaluation_mode
 from xaiseg.explainers.targets import Target
 from xaiseg.seeds import generator
 
-#: What autograd calls operations that bend: DeepLift has to see each of them as a module.
-_BENDS: Final = frozenset(
-    {"Relu", "LeakyRelu", "PreluKernel", "Elu", "Celu", "Sigmoid", "Tanh", "Softplus", "Softmax", "LogSoftmax", "Gelu"}
-    | {"Silu", "Mish", "Hardswish", "Hardtanh", "Hardsigmoid", "Hardshrink", "Softshrink", "MaxPool2DWithIndices"}
-    | {"AdaptiveMaxPool2D", "Amax", "Maximum", "Clamp", "ClampMin", "ClampMax", "Abs"}
-)
+#: Modules at which guided backpropagation drops negative gradients; the second is the first with a ceiling.
+GUIDED: Final = (nn.ReLU, nn.ReLU6)
+FAILS: Final = "fails the model randomisation sanity check: it draws edges of the image whatever the weights are"
+#: A completeness error of DeepLift above this is said loudly.
+LARGE_ERROR: Final = 0.05
+INSTEAD: Final = "Use integrated-gradients or gradientshap, which need no modules"
 
 
 @dataclass(frozen=True)
@@ -144,22 +145,50 @@ def deeplift(session: Session, targets: Sequence[Target], *, params: DeepLiftPar
     """DeepLift by the rescale rule: how far each pixel carries the score from that of the baseline.
 
     Raises:
-        SubjectError: an operation that bends is no module that the rule knows, or a module is executed twice.
+        SubjectError: an operation that bends is no module that the rule knows, activations are multiplied with each
+            other, or a module is executed twice.
     """
     from captum.attr import DeepLift
-    from captum.attr._core.deep_lift import SUPPORTED_NON_LINEAR
 
     start, found = session.baseline(params.baseline), []
     for target in targets:
-        _all_seen(session, target, "deeplift", tuple(SUPPORTED_NON_LINEAR), _BENDS)
+        _check_deeplift(session, target)
         with _hooked(session, target, "deeplift") as model:
             attributed = DeepLift(model).attribute(_leaf(session), baselines=start[None])
         found.append(summed(attributed[0]))
     changes = _changes(session, targets, start)
     errors = np.array([completeness_error(each, change) for each, change in zip(found, changes, strict=True)])
     notes = [f"compared with {DESCRIPTION[params.baseline]}"]
-    notes += [f"completeness error {error:.1%}" for error in errors]
+    loud = ": the map does not sum to the change of the score, so its sizes mean little; use integrated-gradients"
+    notes += [f"completeness error {error:.1%}{loud if error > LARGE_ERROR else ''}" for error in errors]
     return Attribution(np.stack(found), completeness=errors, notes=tuple(notes))
+
+
+def _check_deeplift(session: Session, target: Target) -> None:
+    """Refuses what the rescale rule, as captum hooks it, does not pass through."""
+    from captum.attr._core.deep_lift import SUPPORTED_NON_LINEAR
+
+    recorded = record(session, target)
+    # captum looks for these very types: a subclass is passed as in a plain gradient.
+    hidden = [
+        (bends, each.path) for each in recorded.operations if (bends := each.bends)
+        and each.kind not in SUPPORTED_NON_LINEAR
+    ]  # fmt: skip
+    allowed = ", ".join(sorted(kind.__name__ for kind in SUPPORTED_NON_LINEAR)) + " as modules, and a target of logits"
+    refuse("deeplift", session, hidden, allowed, INSTEAD)
+    twice = sorted(
+        path for path, kind in recorded.kinds.items()
+        if kind in SUPPORTED_NON_LINEAR and recorded.executions.get(path, 0) > 1
+    )  # fmt: skip
+    if twice:
+        raise SubjectError(
+            "deeplift cannot pass through a module that is executed more than once",
+            where=session.subject.info.name,
+            got=", ".join(f"{path} ({recorded.executions[path]} times)" for path in twice[:3])
+            + ", ..." * (len(twice) > 3),
+            allowed="a module of its own for each execution",
+            then=INSTEAD,
+        )
 
 
 @explainer(
@@ -167,23 +196,68 @@ def deeplift(session: Session, targets: Sequence[Target], *, params: DeepLiftPar
     forwards=lambda params: 2,
 )  # fmt: skip
 def guided_backprop(session: Session, targets: Sequence[Target], *, params: NoParams) -> Attribution:
-    """The gradient with every negative one dropped at each ReLU on the way back.
+    """The gradient with every negative one dropped at each ReLU or ReLU6 on the way back.
 
     Raises:
-        SubjectError: a ReLU is no module, or there is none.
+        SubjectError: a ReLU is no module, another activation rectifies, or there is no ReLU.
     """
-    from captum.attr import GuidedBackprop
-
-    found = []
+    found, notes = list[np.ndarray](), [FAILS]
     for target in targets:
-        if not _all_seen(session, target, "guided-backprop", (nn.ReLU,), frozenset({"Relu"})):
-            raise SubjectError("the network has no ReLU module, so this would be the plain gradient",
-                               where="guided-backprop", then="Use saliency")  # fmt: skip
-        with _hooked(session, target, "guided-backprop") as model:
-            attributed = GuidedBackprop(model).attribute(_leaf(session))
-        found.append(summed(attributed[0]))
-    notes = ("fails the model randomisation sanity check: it draws edges of the image whatever the weights are",)
-    return Attribution(np.stack(found), notes=notes)
+        guided, plain = _check_guided(session, target)
+        with evaluation_mode(session.subject.module), torch.enable_grad(), _guiding(session, guided):
+            leaf = _leaf(session)
+            (slope,) = torch.autograd.grad(scored(session, target)(leaf).sum(), leaf)
+        session.backwards += 1
+        found.append(summed(slope[0]))
+        notes.append(f"guided at {_listed(guided)}" + (f"; passed as in a plain gradient: {plain}" if plain else ""))
+    return Attribution(np.stack(found), notes=tuple(dict.fromkeys(notes)))
+
+
+def _check_guided(session: Session, target: Target) -> tuple[list[str], str]:
+    """Paths of the modules to guide, and other operations that bend, in words; refuses other rectifiers."""
+    recorded = record(session, target)
+    guided = sorted({each.path for each in recorded.operations if each.kind is not None and
+                     issubclass(each.kind, GUIDED)})  # fmt: skip
+    hidden = [
+        (each.name, each.path) for each in recorded.operations if each.name in RECTIFY and each.path not in guided
+    ]
+    allowed = "ReLU and ReLU6 as modules, and a target of logits"
+    refuse("guided-backprop", session, hidden, allowed, "Use saliency, smoothgrad or integrated-gradients")
+    if not guided:
+        raise SubjectError(
+            "the network has no ReLU module on the way to the target, so this would be the plain gradient",
+            where="guided-backprop",
+            got=session.subject.info.name,
+            allowed="a network with ReLU or ReLU6 modules",
+            then="Use saliency",
+        )
+    others = sorted({bends for each in recorded.operations if (bends := each.bends) and each.path not in guided})
+    return guided, ", ".join(others)
+
+
+def _listed(paths: Sequence[str]) -> str:
+    shown = ", ".join(path or "the network itself" for path in paths[:4])
+    count = f"{len(paths)} module" + ("s" if len(paths) > 1 else "")
+    return f"{count}: {shown}" + (", ..." if len(paths) > 4 else "")
+
+
+@contextmanager
+def _guiding(session: Session, paths: Sequence[str]) -> Iterator[None]:
+    """Lets only positive gradients leave these modules on the way back."""
+
+    def hook(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        # A copy, since a module that works in place would overwrite the tensor that the gradient belongs to.
+        passed = inputs[0].clone()
+        passed.register_hook(lambda slope: slope.clamp(min=0))
+        return (passed, *inputs[1:])
+
+    module = session.subject.module
+    handles = [module.get_submodule(path).register_forward_pre_hook(hook) for path in paths] if module else []
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _changes(session: Session, targets: Sequence[Target], start: Tensor) -> list[float]:
@@ -252,63 +326,15 @@ def _hooked(session: Session, target: Target, method: str) -> Iterator[_Scored]:
             warnings.filterwarnings("ignore", message=r"\s*Setting (forward, )?backward hooks")
             yield model
         session.backwards += 1
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise SubjectError(
-            f"captum cannot pass through this network: {str(error).splitlines()[0]}",
+            "the rules for going back cannot be carried through this network",
             where=method,
-            then="A module that is executed more than once is the usual reason; use integrated-gradients",
+            got=f"{session.subject.info.name}, {type(error).__name__} of captum: {str(error).splitlines()[:1]}",
+            allowed="modules that take and give one tensor, and whose answer to an image does not depend on its batch",
+            then=INSTEAD,
         ) from error
     finally:
         for part, held in zip(parts, before, strict=True):
             for name in {"input", "output"} - held:
                 part.__dict__.pop(name, None)
-
-
-def _all_seen(
-    session: Session, target: Target, method: str, known: tuple[type[nn.Module], ...], bends: frozenset[str]
-) -> int:
-    """Checks on the autograd graph that every operation that bends was made by a module of a known kind.
-
-    Returns:
-        The number of executions of such modules.
-
-    Raises:
-        SubjectError: operations that the method would not see, and which.
-    """
-    module = session.subject.module
-    made: list[Any] = []
-
-    def hook(_: nn.Module, __: object, output: object) -> None:
-        made.append(getattr(output, "grad_fn", None))
-
-    parts = [part for part in module.modules() if isinstance(part, known)] if module is not None else []
-    handles = [part.register_forward_hook(hook) for part in parts]
-    try:
-        with evaluation_mode(module), torch.enable_grad():
-            value = scored(session, target)(_leaf(session))
-    finally:
-        for handle in handles:
-            handle.remove()
-    hidden = Counter(name for node, name in _nodes(value) if name in bends and node not in made)
-    if hidden:
-        listed = ", ".join(f"{name} ({count} times)" for name, count in sorted(hidden.items()))
-        raise SubjectError(
-            f"{method} cannot see operations of the network or of the target that are no modules that it knows",
-            where=session.subject.info.name,
-            got=listed,
-            allowed=", ".join(sorted(kind.__name__ for kind in known)) + " as modules, and a target of logits",
-            then="Use integrated-gradients or gradientshap, which need no modules",
-        )
-    return len(made)
-
-
-def _nodes(value: Tensor) -> Iterator[tuple[Any, str]]:
-    """The operations behind a value, and their names without autograd's ending."""
-    seen: set[Any] = set()
-    waiting: list[Any] = [value.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            yield node, type(node).__name__.rstrip("0123456789").removesuffix("Backward")
-            waiting.extend(following for following, _ in node.next_functions)

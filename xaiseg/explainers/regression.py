@@ -52,9 +52,13 @@ def ridge(
     """The penalised straight line (Z'WZ + lambda I)^-1 Z'WY with a free intercept, for each target its own lambda.
 
     One eigendecomposition serves all targets and penalties. Lambda is the one with the smallest generalised
-    cross-validation score n RSS / (n - df)^2 (G. Golub, M. Heath, G. Wahba, Technometrics 1979). The variance is the
-    diagonal of s^2 (Z'WZ + lambda I)^-1 with s^2 = RSS / (n - df), which covers what the penalty leaves out as well, on
-    average over cells (G. Wahba, JRSS B 1983).
+    cross-validation score n RSS / (n - df)^2 (G. Golub, M. Heath, G. Wahba, Technometrics 1979).
+
+    The variance has two parts. With A = (Z'WZ + lambda I)^-1 and s^2 = RSS / (n - df), noise gives s^2 A Z'WZ A, and
+    what the penalty leaves out gives t^2 lambda^2 A A, where t^2 is the variance of the effects. With t^2 = s^2 /
+    lambda, at which the penalty is the best one, their sum is s^2 A, which covers the truth on average over cells
+    (G. Wahba, JRSS B 1983). But where masks do not tell cells apart a line can leave no residual at all and still be
+    wrong, so t^2 is no less than the effects themselves say: |b|^2 / df (D. MacKay, Neural Computation 1992).
 
     Args:
         rows: (n, d) cells of masks.
@@ -93,7 +97,10 @@ def ridge(
     back = basis if prior is None else prior @ basis
     values = back @ (turned * shrunk)
     noise = left[best, np.arange(len(best))] / free[best]
-    variances = (back**2) @ shrunk * noise
+    fitted = (spectrum[:, None] * shrunk).sum(axis=0)
+    effects = ((turned * shrunk) ** 2).sum(axis=0) / np.maximum(fitted, 1e-9)
+    hidden = np.maximum(effects - noise / chosen, 0.0) * (chosen * shrunk) ** 2
+    variances = (back**2) @ (shrunk * noise + hidden)
     return Effects(values, variances, mean - centre @ values, chosen)
 
 

@@ -50,7 +50,7 @@ class RiseParams:
     offsets: Offsets = 4
     baseline: Replacement = "mean"
     agreement: float = 0.95
-    precision: float = 0.0
+    precision: float | None = None
 
     def __post_init__(self) -> None:
         if self.average not in ("centred", "published"):
@@ -81,7 +81,7 @@ class RidgeParams:
     offsets: Literal[1, 2, 4] = 4
     baseline: Replacement = "mean"
     agreement: float = 0.95
-    precision: float = 0.0
+    precision: float | None = None
 
     def __post_init__(self) -> None:
         if self.offsets not in (1, 2, 4):

@@ -52,7 +52,7 @@ class KernelShapParams:
     sampling: Literal["shapley", "bernoulli"] = "shapley"
     baseline: Replacement = "mean"
     agreement: float = 0.95
-    precision: float = 0.0
+    precision: float | None = None
 
     def __post_init__(self) -> None:
         if self.sampling not in ("shapley", "bernoulli"):
@@ -103,7 +103,9 @@ def constrained(
         bare: (T,) S of the baseline.
 
     Returns:
-        Values (d, T), and squared standard errors (d, T) from the scatter of the pairs, beyond what the line explains.
+        Values (d, T), and squared standard errors (d, T): what leaving out one pair at a time does to the values (the
+        jackknife of clustered regressions, R. M. Bell, D. F. McCaffrey, Survey Methodology 2002). The plain scatter of
+        the residuals is too small, since a pair pulls the line towards itself: by 15 % at 4 pairs a segment.
 
     >>> rows = np.array([[1.0, 0.0], [0.0, 1.0]])
     >>> constrained(rows, rows @ [[3.0], [2.0]], np.ones(2), np.array([5.0]), np.array([0.0]))[0].ravel().tolist()
@@ -117,12 +119,21 @@ def constrained(
     z = rows @ basis
     inverse = np.linalg.pinv((z * weights[:, None]).T @ z, hermitian=True)
     inner = inverse @ ((z * weights[:, None]).T @ left)
-    residuals = (left - z @ inner) * weights[:, None]
-    pairs = len(rows) // 2
-    pull = (z[: 2 * pairs, :, None] * residuals[: 2 * pairs, None]).reshape(pairs, 2, cells - 1, -1).sum(axis=1)
-    spread = np.einsum("de,pet->pdt", basis @ inverse, pull)
-    variances = (spread**2).sum(axis=0) * pairs / max(pairs - cells + 1, 1)
-    return total / cells + basis @ inner, variances
+    return total / cells + basis @ inner, _jackknifed(z, left - z @ inner, weights, inverse, basis)
+
+
+def _jackknifed(
+    z: np.ndarray, residuals: np.ndarray, weights: np.ndarray, inverse: np.ndarray, basis: np.ndarray
+) -> np.ndarray:
+    """Squared standard errors (d, T) of ``basis @ coefficients``, from leaving out one pair of rows at a time."""
+    pairs = len(z) // 2
+    rows, weight = z[: 2 * pairs].reshape(pairs, 2, -1), weights[: 2 * pairs].reshape(pairs, 2, 1)
+    pulled = weight * rows  # (p, 2, e)
+    # (I - H)^-1 r is what a pair is off by when it is left out. Pairs that alone decide a direction have no such error.
+    left = np.linalg.pinv(np.eye(2) - np.einsum("pie,ef,pjf->pij", rows, inverse, pulled, optimize=True))
+    errors = left @ residuals[: 2 * pairs].reshape(pairs, 2, -1)
+    moved = np.einsum("de,pie,pit->pdt", basis @ inverse, pulled, errors, optimize=True)
+    return np.asarray(((moved - moved.mean(axis=0)) ** 2).sum(axis=0) * (pairs - 1) / max(pairs, 1))
 
 
 def kernel_weights(rows: np.ndarray, keep: float) -> np.ndarray:

@@ -1,18 +1,35 @@
-"""When a sampled map has settled: its two halves agree, or its error bars are short. Each target stops for itself."""
+"""When a sampled map has settled: its two halves agree, or its error bars are short. Each target stops for itself.
+
+Two maps agree when their order agrees (Spearman). Where only a few cells matter the order is that of the others, whose
+values are zero and whose estimates are noise, so that the agreement stays low however well the map is known. Hence the
+second rule looks at values. Let the map have n points with estimates v_i and standard errors s_i, and let w be the
+share ``precision`` of its range r = max v - min v. With z the normal quantile at 1 - 0.05 / (2 n), the true values lie
+within z s_i of the estimates at all points at once with a chance of 95 % or more (C. E. Bonferroni). So the map has
+settled when z max s_i < w r: then no point is off by more than the share w of the range, and more masks could only sort
+points that lie closer together than 2 w r. The widest error counts, not a typical one: for a local target the typical
+one is that of the cells that do nothing. For pure noise v_i ~ N(0, s^2) and r is about 2 sqrt(2 ln n) s, less than
+2 z s, so z s / r stays above 1 / 2 and the rule does not stop.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
+from scipy.stats import norm
 
 from xaiseg.errors import UsageError
 from xaiseg.explainers.bank import MaskBank, Responses
 from xaiseg.explainers.targets import Target
 
-#: Half width of a 95 % interval in standard errors.
-Z95 = 1.96
+#: Chance that some point of a map lies outside of its interval.
+MISSED: Final = 0.05
+#: Half widths of the intervals that end the drawing of masks, as a share of the map's range, where none is asked for.
+PRECISE: Final = 0.05
+#: A map whose range is below this share of the largest score is rounding of single precision, and never precise.
+ROUNDING: Final = 64 * float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True)
@@ -40,19 +57,26 @@ class Stop:
         first: masks before the first look; their number doubles from look to look.
         agreement: stop once maps of the first and of the second half of the masks agree this well (Spearman); above 1
             means never.
-        precision: stop once the half widths of the 95 % intervals are, at the median over cells, below this share of
-            the largest effect; 0 means never.
+        precision: stop once every point of the map is known to this share of the map's range, with 95 % confidence for
+            all points at once; 0 means never. None: :data:`PRECISE`, or never where ``agreement`` is above 1.
     """
 
     masks: int
     first: int = 256
     agreement: float = 0.95
-    precision: float = 0.0
+    precision: float | None = None
 
     def __post_init__(self) -> None:
         if self.masks < 8 or self.first < 8:
             got = min(self.masks, self.first)
             raise UsageError("too few masks", where="masks", got=got, allowed="8 or more")
+
+    @property
+    def width(self) -> float:
+        """The precision as it is used."""
+        if self.precision is None:
+            return PRECISE if self.agreement <= 1 else 0.0
+        return self.precision
 
     def looks(self) -> Iterator[int]:
         """Numbers of masks at which the map is looked at.
@@ -76,6 +100,8 @@ class Settled:
         stderr: (H, W) float64.
         masks: how many masks it rests on.
         agreement: Spearman between the maps of the two halves of them; None where one of them is flat.
+        width: the widest half width of simultaneous 95 % intervals, as a share of the map's range; infinite where the
+            map is flat.
         early: whether it stopped before the last mask.
     """
 
@@ -83,6 +109,7 @@ class Settled:
     stderr: np.ndarray
     masks: int
     agreement: float | None
+    width: float
     early: bool
 
 
@@ -106,14 +133,16 @@ def settle(
             break
         responses = bank.responses([targets[index] for index in going], count)
         cells = estimate(responses)
-        agreements = _halves(bank, responses, estimate)
-        enough = _precise(cells, stop.precision) | np.array([(each or 0.0) >= stop.agreement for each in agreements])
+        agreements, widths = _halves(bank, responses, estimate), half_widths(bank, cells, responses.scores)
+        enough = (widths < stop.width) | np.array([(each or 0.0) >= stop.agreement for each in agreements])
         last = count == stop.masks
         done = [place for place in range(len(going)) if last or enough[place]]
         for place in done:
             one = CellMap(cells.values[:, :, [place]], cells.variances[:, :, [place]], cells.groups)
             values, stderr = painted(bank, one)
-            found[going[place]] = Settled(values[0], stderr[0], count, agreements[place], not last)
+            found[going[place]] = Settled(
+                values[0], stderr[0], count, agreements[place], float(widths[place]), not last
+            )
     return [found[index] for index in range(len(targets))]
 
 
@@ -132,19 +161,39 @@ def spearman(first: np.ndarray, second: np.ndarray) -> float | None:
     from scipy.stats import rankdata
 
     a, b = (rankdata(each) - (each.size + 1) / 2 for each in (first, second))
-    norm = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / norm if norm > 0 else None
+    length = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / length if length > 0 else None
 
 
 def sampled_notes(targets: Sequence[Target], settled: Sequence[Settled], stop: Stop) -> list[str]:
-    """One sentence a target: how many masks, how well the halves agree, and a word where that is too little."""
+    """One sentence a target: how many masks, how well the map is known, and a word where that is too little."""
     notes = []
     for target, each in zip(targets, settled, strict=True):
         number = f"stopped after {each.masks:,} of {stop.masks:,} masks" if each.early else f"{each.masks:,} masks"
-        agreement = "undefined, one is flat" if each.agreement is None else f"Spearman {each.agreement:.2f}"
-        short = "" if each.early or (each.agreement or 0.0) >= stop.agreement else f", below {stop.agreement:g}"
-        notes.append(f"{target.name}: {number}; agreement of their halves: {agreement}{short}")
+        order = "undefined, one is flat" if each.agreement is None else f"Spearman {each.agreement:.2f}"
+        agreed, precise = (each.agreement or 0.0) >= stop.agreement, each.width < stop.width
+        short = f", below {stop.agreement:g}" if not agreed and not precise else ""
+        if precise and not agreed:
+            short = " (low where most points hardly differ)"
+        known = f"; every point lies within {each.width:.1%} of the map's range" if np.isfinite(each.width) else ""
+        notes.append(f"{target.name}: {number}; agreement of their halves: {order}{short}{known}")
     return notes
+
+
+def half_widths(bank: MaskBank, cells: CellMap, scores: np.ndarray) -> np.ndarray:
+    """(T,) the widest half width of intervals that hold at all points of a map at once, as a share of its range.
+
+    Args:
+        bank: whose cells they are.
+        cells: T maps.
+        scores: (N, T), what the maps rest on; a map whose range is rounding of these is flat, and its width infinite.
+    """
+    values = bank.cells.coarse(cells.values, cells.groups)
+    errors = np.sqrt(bank.cells.coarse(cells.variances, cells.groups).clip(min=0))
+    spans = np.ptp(values, axis=1)
+    flat = spans <= ROUNDING * np.abs(scores).max(axis=0)
+    widest = norm.isf(MISSED / (2 * values.shape[1])) * errors.max(axis=1)
+    return np.asarray(np.where(flat, np.inf, widest / np.where(flat, 1.0, spans)))
 
 
 def _halves(bank: MaskBank, responses: Responses, estimate: Callable[[Responses], CellMap]) -> list[float | None]:
@@ -153,9 +202,3 @@ def _halves(bank: MaskBank, responses: Responses, estimate: Callable[[Responses]
     maps = [estimate(responses.part(part)) for part in (slice(0, half), slice(half, 2 * half))]
     first, second = (bank.cells.coarse(each.values, each.groups) for each in maps)
     return [spearman(a, b) for a, b in zip(first, second, strict=True)]
-
-
-def _precise(cells: CellMap, precision: float) -> np.ndarray:
-    """(T,) whether the intervals are short enough."""
-    widths = Z95 * np.median(np.sqrt(cells.variances), axis=(0, 1))
-    return np.asarray(widths < precision * np.abs(cells.values).max(axis=(0, 1)))

@@ -328,7 +328,7 @@ def _automatic(recorded: _Recorded, reached: set[object]) -> tuple[_Call, str]:
 
 
 def _named(module: nn.Module, recorded: _Recorded, reached: set[object], layer: str) -> tuple[_Call, str]:
-    names = list(dict(module.named_modules()))
+    names = [name for name, _ in module.named_modules() if name]  # the network itself has none
     if layer not in names:
         raise UsageError("the network has no such layer", where="layer", got=layer, then=did_you_mean(layer, names))
     found = [call for _, call in _usable(recorded.calls, reached) if call.name == layer]

@@ -2,8 +2,9 @@
 
 Text: ``pred`` (the largest predicted foreground class), the name of a class, ``all`` (every predicted foreground
 class), ``objects`` (every connected object of them), ``x,y`` (one pixel, for the class predicted there) or
-``region.png`` (a mask of one's own). A mapping of one key asks for more: ``{border: lesion}``, ``{fp: lesion}``,
-``{margin: {class: lesion, foil: background}}``; see :data:`KINDS`. A list joins them.
+``region.png`` (a mask of one's own; in Python a mask (H, W) may stand in place of its file). A mapping of one key asks
+for more: ``{border: lesion}``, ``{fp: lesion}``, ``{margin: {class: lesion, foil: background}}``; see :data:`KINDS`. A
+list joins them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import numpy as np
+from torch import Tensor
 
 from xaiseg.data.case import ImageSpec
 from xaiseg.data.pixels import IGNORE, SUFFIXES, read_pixels
@@ -45,7 +47,11 @@ MASKS: Final[Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]]] = {
     "false-negatives": lambda predicted, reference: ~predicted & reference,
 }
 WORDS: Final = ("pred", "all", "objects")
+#: Name of a mask that came as an array.
+OWN: Final = "given mask"
 _PIXEL: Final = re.compile(r"\s*(-?\d+)\s*,\s*(-?\d+)\s*")
+#: Two numbers of any kind: a place, but perhaps no pixel.
+_PLACE: Final = re.compile(r"\s*-?[\d.]+\s*,\s*-?[\d.]+\s*")
 #: Corners touch, as in the counts of objects elsewhere.
 _EIGHT: Final = np.ones((3, 3), dtype=bool)
 
@@ -88,6 +94,10 @@ def parse_targets(asked: object, scene: Scene) -> tuple[SpatialTarget, ...]:
     >>> [target.name for target in parse_targets(["all", "0,0", {"margin": "cyst"}], scene)]
     ['cyst', 'tumour', 'background at 0,0', 'cyst over rest']
     """
+    if isinstance(asked, np.ndarray | Tensor):
+        mask = _mask_array(asked, scene)
+        index = _class_of(mask, "the mask", scene)
+        return (Region(index, mask, label=f"{scene.classes[index]} in {OWN}"),)
     if isinstance(asked, Sequence) and not isinstance(asked, str):
         found = tuple(target for each in asked for target in parse_targets(each, scene))
         if not found:
@@ -99,7 +109,8 @@ def parse_targets(asked: object, scene: Scene) -> tuple[SpatialTarget, ...]:
         return tuple(_from_text(asked, scene))
     if isinstance(asked, Mapping):
         return (_from_mapping(asked, scene),)
-    raise UsageError("this is no target", where="target", got=repr(asked), allowed="text, a mapping, or a list of them")
+    allowed = "text, a mask (H, W), a mapping, or a list of them"
+    raise UsageError("this is no target", where="target", got=repr(asked), allowed=allowed)
 
 
 def _from_text(asked: str, scene: Scene) -> Iterator[SpatialTarget]:
@@ -111,6 +122,9 @@ def _from_text(asked: str, scene: Scene) -> Iterator[SpatialTarget]:
         yield named_region(asked, scene.prediction, scene.classes)
     elif match := _PIXEL.fullmatch(asked):
         yield _pixel({"x": int(match[1]), "y": int(match[2])}, scene)
+    elif _PLACE.fullmatch(asked):
+        allowed = "whole numbers, column and row from 0, such as 10,20"
+        raise UsageError("a pixel needs whole numbers", where="target", got=asked, allowed=allowed)
     elif Path(asked).suffix.lower() in SUFFIXES:
         mask = _mask_file(asked, scene)
         index = _class_of(mask, asked, scene)
@@ -157,7 +171,9 @@ _BUILDERS: Final[Mapping[str, Callable[[int, np.ndarray, Mapping[str, Any], Scen
 
 def _label(index: int, given: Mapping[str, Any], scene: Scene) -> str:
     place = given.get("mask")
-    return scene.classes[index] + (f" in {Path(str(place)).stem}" if place is not None else "")
+    if place is None:
+        return scene.classes[index]
+    return f"{scene.classes[index]} in {Path(place).stem if isinstance(place, str | Path) else OWN}"
 
 
 def _overlap(kind: str, index: int, mask: np.ndarray, scene: Scene) -> SoftOverlap:
@@ -228,7 +244,18 @@ def _mask(index: int, asked: object, scene: Scene) -> np.ndarray:
         if not known.any():
             raise UsageError(f"there are no {asked} of class '{scene.classes[index]}'", where="target", got=asked)
         return np.asarray(known)
-    return _mask_file(str(asked), scene)
+    if isinstance(asked, str | Path):
+        return _mask_file(str(asked), scene)
+    return _mask_array(asked, scene)
+
+
+def _mask_array(asked: object, scene: Scene) -> np.ndarray:
+    """A mask that is at hand, (H, W) of truth values or numbers; what is not 0 belongs to it."""
+    given = asked.detach().cpu().numpy() if isinstance(asked, Tensor) else asked
+    if not isinstance(given, np.ndarray) or given.dtype.kind not in "biuf":
+        allowed = f"a file, {', '.join(MASKS)}, or an array (H, W) of truth values or numbers"
+        raise UsageError("this is no mask", where="target", got=type(asked).__name__, allowed=allowed)
+    return _fitting(np.asarray(given != 0), "an array", scene)
 
 
 def _of_reference(index: int, asked: str, scene: Scene) -> np.ndarray:
@@ -249,7 +276,11 @@ def _mask_file(name: str, scene: Scene) -> np.ndarray:
         pixels = read_pixels(path, max_pixels=ImageSpec(1).max_pixels, index_colours=True)
     except DataError as error:
         raise UsageError(f"the region cannot be read: {error}", where="target", got=name) from error
-    mask = pixels.any(axis=2) if pixels.ndim == 3 else pixels != 0
+    return _fitting(np.asarray(pixels.any(axis=2) if pixels.ndim == 3 else pixels != 0), name, scene)
+
+
+def _fitting(mask: np.ndarray, name: str, scene: Scene) -> np.ndarray:
+    """The mask, where it has the size of the image and a pixel."""
     if mask.shape != scene.shape:
         raise UsageError("the region has another size than the image", where="target", got=f"{name} {mask.shape}",
                          allowed=scene.shape)  # fmt: skip

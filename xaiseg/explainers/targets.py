@@ -127,7 +127,11 @@ class Region:
 
     @property
     def name(self) -> str:
-        """The class's name, or its index."""
+        """The class's name, or its index, and that it is a probability where it is one."""
+        return self._place if self.scale == "logit" else f"probability of {self._place}"
+
+    @property
+    def _place(self) -> str:
         return self.label or f"class-{self.class_index}"
 
     @property
@@ -138,7 +142,7 @@ class Region:
     @property
     def meaning(self) -> str:
         """What S is, in words."""
-        return f"mean {self.scale} of {self.name} over the region"
+        return f"mean {self.scale} of {self._place} over the region"
 
     @cached_property
     def _pixels(self) -> Tensor:
@@ -194,7 +198,8 @@ class Margin:
     def __post_init__(self) -> None:
         check_mask(self.mask)
         if self.foil == self.class_index:
-            raise UsageError("a class has no margin over itself", where="foil", got=self.foil)
+            got = self.foil_label or f"class {self.foil}"
+            raise UsageError("a class has no margin over itself", where="foil", got=got, allowed="another class")
 
     @property
     def name(self) -> str:
