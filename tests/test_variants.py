@@ -11,7 +11,7 @@ from xaiseg.errors import UsageError
 from xaiseg.hardware.integer import run_integer
 from xaiseg.loading import load_subject
 from xaiseg.modelfile import read_model_file
-from xaiseg.variants import load_variants, segmenter_of
+from xaiseg.variants import load_variants
 
 BLOCK = """
 import torch
@@ -78,7 +78,6 @@ def test_every_build_answers_and_the_units_are_the_golden_model(tmp_path):
     batch = build.to_grid(torch.stack(images))
     assert torch.equal(run_integer(build.integers, *build.arguments(batch))[:, 0], answers["golden"][:, 1])
     assert found["golden"].subject.info.offers == {"scores"}
-    assert segmenter_of(found["golden"]) is found["golden"].subject
 
 
 def test_ranges_come_from_calibration_images_drawn_by_seed(tmp_path):
@@ -141,6 +140,34 @@ def test_a_black_box_has_no_integers_but_another_build_may_be_any_source(tmp_pat
     assert found["one"].largest_change is None
     with pytest.raises(UsageError, match=r"the variant one cannot be built.*there is no such file"):
         loaded(world(tmp_path, "  one: {source: {onnx: nothing.onnx}}\n"))
+
+
+DETECTOR = """name: tiles
+task: detection
+classes: [seal]
+source: {zoo: detector-compact, weights: detector-compact-scenes.safetensors}
+input: {channels: 3, range: [0, 1], multiple_of: 16}
+output: {threshold: {value: 0.4, chosen_on: val}}
+data:
+  test: {reader: scene, scene: {split: test, flights: 2, tiles: 2}}
+  validation: {reader: scene, scene: {split: validation, flights: 2, tiles: 2}}
+variants:
+  msdf8: {bits: 8}
+  golden: {hardware: integer}
+"""
+
+
+def test_the_compact_detector_moves(tmp_path):
+    path = tmp_path / "model.yaml"
+    path.write_text(DETECTOR)
+    found, audited, images = loaded(path)
+    answers = {name: variant.subject.predict(images) for name, variant in found.items()}
+    for first, second, original in zip(answers["msdf8"], answers["golden"], audited.predict(images), strict=True):
+        assert torch.equal(first.xyxy, second.xyxy)
+        assert torch.equal(first.scores, second.scores)
+        sure = [box.scores[box.scores > 0.4] for box in (first, original)]
+        assert abs(len(sure[0]) - len(sure[1])) <= 2
+    assert found["msdf8"].largest_change is None
 
 
 def test_probabilities_give_no_largest_change_of_a_logit(tmp_path):

@@ -130,13 +130,14 @@ def judge(
 
 
 def _for_each_variant(requires: Sequence[Requirement], facts: Mapping[str, Any]) -> list[Requirement]:
-    """Requirements on ``subject: each`` as one on every variant; as they are where there is none."""
+    """Requirements on ``subject: each`` as one on every variant; as they are where there is none, or nothing to ask."""
     variants = list(facts.get("variants") or ())
-    return [
-        replace(requirement, subject=name) if name else requirement
-        for requirement in requires
-        for name in (variants if requirement.subject == "each" and variants else [""])
-    ]
+
+    def names(requirement: Requirement) -> list[str]:
+        applies = not requirement.applies_when or _holds(requirement.applies_when, facts) is not False
+        return variants if requirement.subject == "each" and variants and applies else [requirement.subject]
+
+    return [replace(requirement, subject=name) for requirement in requires for name in names(requirement)]
 
 
 def _raised(requirement: Requirement, facts: Mapping[str, Any]) -> Requirement:

@@ -66,7 +66,15 @@ def load_subject(model: ModelFile, *, device: str = "cpu") -> Subject:
     Raises:
         UsageError: a file is missing, weights do not fit, the source needs ``trust``, or the device is not there.
     """
-    loaded = load_source(model, device=device)
+    return subject_of(model, load_source(model, device=device))
+
+
+def subject_of(model: ModelFile, loaded: Network | Subject) -> Subject:
+    """The subject around a network that model.yaml describes, as :func:`load_subject` makes it.
+
+    Raises:
+        UsageError: it is of another task, or does not fit the input and output of model.yaml.
+    """
     if isinstance(loaded, Network):
         loaded = _segmenter(model, loaded) if model.task == "segmentation" else _detector(model, loaded)
     expected = Detector if model.task == "detection" else Segmenter

@@ -193,6 +193,7 @@ def _facts(
         "cluster_column": model.data["test"].cluster_name or test.cluster_column,
         "cluster_repeated": test.cluster_column is None and _has_groups(model),
         "has_train_list": "train" in datasets,
+        "task_is_detection": model.task == "detection",
         "drawn_unevenly": len({ref.survey.get("draw_probability", "") for ref in test.cases}) > 1,
         "limit": options.limit,
         "threshold": subject.info.threshold.value,

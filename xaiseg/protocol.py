@@ -121,7 +121,9 @@ class Protocol:
 
 
 #: Facts of a run that `applies_when` and `gate_when` may name, each also with "not " before it.
-CONDITIONS: Final = ("lesion_always_present", "readers_see_maps", "generated", "cluster_declared", "has_train_list")
+CONDITIONS: Final = (
+    "lesion_always_present", "readers_see_maps", "generated", "cluster_declared", "has_train_list", "task_is_detection",
+)  # fmt: skip
 
 
 def shipped_protocols() -> dict[str, Path]:

@@ -118,9 +118,20 @@ PHRASES: Final[Mapping[str, Phrase]] = {
     "equivalence.segmentation nll_change": Phrase("the mean change of the negative log-likelihood is {amount}"),
     "equivalence.segmentation brier_change": Phrase("the mean change of the Brier score is {amount}"),
     "equivalence.segmentation ece_change": Phrase("the mean change of the calibration error (ECE) is {amount}"),
-    "equivalence.explanation spearman": Phrase("the rank agreement of {target} with its map before is {amount}"),
+    "equivalence.detection vanished": Phrase("{amount} of boxes vanish", "proportion", "boxes", "vanished boxes"),
+    "equivalence.detection appeared": Phrase("{amount} of boxes are new", "proportion", "boxes", "new boxes"),
+    "equivalence.detection recall_change": Phrase("the mean change of recall is {amount}"),
+    "equivalence.detection count_change": Phrase("the mean change of an image's count is {amount}"),
+    "hardware.cost measured_energy_mj": Phrase("the measured energy of an image in mJ is {amount}", "fact"),
+    "equivalence.layers sqnr": Phrase("the signal-to-noise ratio of layer {target} in dB is {amount}"),
+    "equivalence.explanation spearman": Phrase(
+        "the rank agreement of the map by {target} with the audited one is {amount}"
+    ),
     "equivalence.explanation spearman_to_ceiling": Phrase(
-        "{target} agrees with its map before as with a repeat of itself, to {amount} on average"
+        "the rank agreement of the map by {target} with the audited one, minus that of a repeat, is {amount} on average"
+    ),
+    "equivalence.explanation deletion_change": Phrase(
+        "the deletion score of the build's own map by {target} changes by {amount} on average"
     ),
     "explanation excess_context_deletion": Phrase(
         "{target} finds the context better than the best picture without a model, by {amount} on average",

@@ -13,21 +13,23 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from xaiseg.adapters import Network, NetworkInput, NetworkSegmenter
+from xaiseg.adapters import Network, NetworkInput
 from xaiseg.data.case import Case, CaseRef, Dataset
 from xaiseg.errors import UsageError, XaisegError
 from xaiseg.hardware.deployed import Deployed, deploy
+from xaiseg.hardware.detector_core import DETECTOR_OUTSIDE, DetectorCore
 from xaiseg.hardware.folding import Folded, fold
 from xaiseg.hardware.graph import trace
 from xaiseg.hardware.integer import run_integer
 from xaiseg.hardware.ladder import fake_quantised
 from xaiseg.hardware.quantise import Quantised, Scheme, quantise
 from xaiseg.hardware.radiomic_core import OUTSIDE, RadiomicCore
-from xaiseg.loading import load_source, load_subject
+from xaiseg.loading import load_source, load_subject, subject_of
 from xaiseg.modelfile import ModelFile
 from xaiseg.modelfile_variants import VariantSpec
 from xaiseg.seeds import generator
 from xaiseg.subject import Segmenter, Subject
+from xaiseg.zoo.detector_compact import DetectorCompact
 from xaiseg.zoo.radiomicnet import RadiomicNet
 
 #: Data entries that may give ranges, the first that there is.
@@ -145,50 +147,48 @@ class _Workshop:
     def integer(self, name: str, spec: VariantSpec) -> Variant:
         network = self._loaded()
         way = NetworkInput(network, self.model.input, self.model.name)
-        module, arguments, outside = _core(network.module, self.model)
-        folded = self._folded.setdefault(spec.outside, fold(trace(module, outside=(*outside, *spec.outside))))
+        core = _core(network.module)
+        if spec.outside not in self._folded:
+            self._folded[spec.outside] = fold(trace(core.module, outside=(*core.outside, *spec.outside)))
+        folded = self._folded[spec.outside]
         entry = spec.calibration or next((name for name in CALIBRATION if name in self.datasets), "")
         ids, batches = self._calibration(entry, spec.sample, way)
         scheme = Scheme(spec.bits, spec.weight_bits, spec.per_channel, spec.observer, spec.percentile, spec.bias)
         key = (scheme, spec.outside, entry, spec.sample)
         if key not in self._integers:
             with torch.inference_mode():
-                inputs = [arguments(batch) for batch in batches]
+                inputs = [core.arguments(batch) for batch in batches]
             self._integers[key] = quantise(folded, inputs, split=entry, scheme=scheme)
         integers = self._integers[key]
         deployed = None
         if spec.hardware == "msdf":
             deployed = deploy(integers, arithmetic=spec.arithmetic, delay=spec.delay, fewer=spec.fewer)
         call = _CALLS[spec.hardware](integers, deployed)
-        comparable = self.model.output.kind == "logits"
-        change = self._largest_change(call, module, arguments, batches) if comparable else None
-        built = replace(network, call=lambda batch: call(*arguments(batch)), module=None, offers=frozenset({"scores"}))
-        subject = NetworkSegmenter(
-            built, name=f"{self.model.name}/{name}", classes=self.model.classes, spec=self.model.input,
-            output=self.model.output,
-        )  # fmt: skip
-        build = IntegerBuild(spec, module, arguments, way.to_network_grid, integers, deployed, (entry, ids))
+        comparable = self.model.task == "segmentation" and self.model.output.kind == "logits"
+        change = self._largest_change(call, core, batches) if comparable else None
+        answer: Callable[[Tensor], Any] = lambda batch: core.answer(call(*core.arguments(batch)))  # noqa: E731
+        built = replace(network, call=answer, module=None, offers=frozenset({"scores"}))
+        subject = subject_of(replace(self.model, name=f"{self.model.name}/{name}"), built)
+        build = IntegerBuild(spec, core.module, core.arguments, way.to_network_grid, integers, deployed, (entry, ids))
         return Variant(name, subject, spec.sentence(), build, change)
 
-    def _largest_change(
-        self, call: Call, module: nn.Module, arguments: Callable[[Tensor], tuple[Tensor, ...]], batches: list[Tensor]
-    ) -> float:
+    def _largest_change(self, call: Call, core: _Core, batches: list[Tensor]) -> float:
         """Largest change of a margin between two classes, over all pixels of the calibration images."""
         with torch.inference_mode():
-            changes = [call(*given) - module(*given) for given in map(arguments, batches)]
+            changes = [call(*given) - core.module(*given) for given in map(core.arguments, batches)]
         one = changes[0].shape[1] == 1  # the other class has logit 0
         return max(float((d.abs() if one else d.amax(1) - d.amin(1)).max()) for d in changes)
 
     def _loaded(self) -> Network:
         if self._network is None:
-            if self.model.task != "segmentation":
-                what, then = "integer builds are for segmentation models", "Give the variant a source of its own"
-                raise UsageError(what, got=f"task: {self.model.task}", then=then)
             loaded = load_source(self.model, device=self.device)
             if not isinstance(loaded, Network) or loaded.module is None:
                 what = "the network's code is not open, so it cannot be put into integers"
                 then = "Give the variant a source of its own, e.g. {source: {onnx: int8.onnx}}"
                 raise UsageError(what, got=f"source: {self.model.source.kind}", then=then)
+            if self.model.task == "detection" and not isinstance(loaded.module, DetectorCompact):
+                what, then = "no part of this detector is known to move", "Give the variant a source of its own"
+                raise UsageError(what, got=type(loaded.module).__name__, allowed="detector-compact", then=then)
             self._network = loaded
         return self._network
 
@@ -233,15 +233,32 @@ def _places(dataset: Dataset) -> set[str]:
     }
 
 
-def _core(
-    module: nn.Module | None, model: ModelFile
-) -> tuple[nn.Module, Callable[[Tensor], tuple[Tensor, ...]], tuple[str, ...]]:
-    """The part of a network that can move, its arguments of a batch, and what of it stays outside."""
+@dataclass(frozen=True)
+class _Core:
+    """The part of a network that can move.
+
+    Attributes:
+        module: it.
+        arguments: a batch on the network's grid as its arguments.
+        answer: its answer as the network's.
+        outside: what of it stays in floating point.
+    """
+
+    module: nn.Module
+    arguments: Callable[[Tensor], tuple[Tensor, ...]] = lambda batch: (batch,)
+    answer: Callable[[Tensor], Any] = lambda found: found
+    outside: tuple[str, ...] = ()
+
+
+def _core(module: nn.Module | None) -> _Core:
     assert module is not None  # _loaded refuses others
     if isinstance(module, RadiomicNet):
         core = RadiomicCore(module).eval()
-        return core, core.arguments, OUTSIDE if len(module.gates) else ()
-    return module, lambda batch: (batch,), ()
+        return _Core(core, core.arguments, outside=OUTSIDE if len(module.gates) else ())
+    if isinstance(module, DetectorCompact):
+        detector = DetectorCore(module).eval()
+        return _Core(detector, answer=detector.candidates, outside=DETECTOR_OUTSIDE)
+    return _Core(module)
 
 
 def _fake(integers: Quantised, deployed: Deployed | None) -> Call:

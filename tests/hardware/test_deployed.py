@@ -145,5 +145,7 @@ def test_digits_that_no_unit_can_emit_are_refused():
         deploy(found, fewer=-1)
     with pytest.raises(UsageError, match="^encoder.0.0: the unit cannot compute .*no such digits.*Got: -"):
         deploy(found, fewer=20)
-    with pytest.raises(UsageError, match="^digits: the network has no such convolution. Got: hed. .*did you mean 'head'"):
+    with pytest.raises(
+        UsageError, match="^digits: the network has no such convolution. Got: hed. .*did you mean 'head'"
+    ):
         deploy(found, fewer={"hed": 1})

@@ -7,6 +7,7 @@ import torch
 from tests.hardware.networks import Everything, Vectors, half_even, images, phantoms, quantised_network, seeded, shipped
 from xaiseg.hardware import integer
 from xaiseg.hardware import ladder as module
+from xaiseg.hardware.deployed import deploy
 from xaiseg.hardware.folding import by_output, float_values
 from xaiseg.hardware.graph import Graph
 from xaiseg.hardware.ladder import RUNGS, NotGoldenError, climb, fake_quantised, flips
@@ -16,7 +17,7 @@ from xaiseg.hardware.quantise import Scheme
 def test_each_rung_has_its_own_difference_and_the_last_has_none():
     network, x = shipped(), phantoms(2, "test")
     rungs = climb(network, quantised_network(network, phantoms(4, "validation")), (x,))
-    assert [rung.name for rung in rungs] == list(RUNGS)
+    assert [rung.name for rung in rungs] == list(RUNGS)[:5]
     a, b, c, d, e = rungs
     assert (a.largest, a.flips) == (0, 0)
     assert 0 < b.largest < 1e-3
@@ -41,12 +42,30 @@ def test_other_integers_inside_stop_the_ladder_though_the_answer_is_the_same(mon
     integers = quantised_network(network, images(2))
     right = module.deploy(integers)
 
-    def deploy(*args, **kwargs):
+    def other(*args, **kwargs):
         return lambda x, watch: right(x, watch=lambda node, v: watch(node, v + (node.path == "second.0")))
 
-    monkeypatch.setattr(module, "deploy", deploy)
+    monkeypatch.setattr(module, "deploy", other)
     with pytest.raises(NotGoldenError, match="^second.0: .* Got: 1 nodes with other integers"):
         climb(network, integers, (images(1),))
+
+
+def test_fewer_digits_are_a_rung_of_their_own():
+    network, x = shipped(), phantoms(2, "test")
+    integers = quantised_network(network, phantoms(4, "validation"))
+    full, fewer = deploy(integers, arithmetic="merged"), deploy(integers, arithmetic="merged", fewer=4)
+    rungs = climb(network, integers, (x,), full=full, fewer=fewer)
+    assert [rung.name for rung in rungs] == list(RUNGS)
+    assert torch.equal(rungs[5].answer, fewer(x))
+    assert rungs[5].flips == flips(fewer(x), full(x)) > 0
+    assert rungs[5].flips_from_float == flips(fewer(x), rungs[0].answer)
+
+
+def test_units_with_fewer_digits_are_no_rung_e():
+    network = seeded(Everything())
+    integers = quantised_network(network, images(2))
+    with pytest.raises(NotGoldenError):
+        climb(network, integers, (images(1),), full=deploy(integers, fewer=3))
 
 
 def test_networks_that_answer_vectors_climb_too():

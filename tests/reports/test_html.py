@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -143,3 +144,18 @@ def test_print_unfolds_details_and_drops_what_print_engines_do_not_know(context)
 def test_a_model_name_cannot_leave_the_style_sheet(context):
     hostile = {**context, "plan": {**context["plan"], "model": {**context["model"], "name": '"}</style><b>{x:"'}}}
     assert "</style><b>" not in report_html(hostile)
+
+
+def test_paper_prints_of_hundreds_of_details_those_that_page_1_links_to(context):
+    section = next(item for item in context["sections"] if item.lines and item.lines[0].anchor)
+    linked = section.lines[0].anchor
+    more = [dataclasses.replace(section.details[0], anchor=f"more{n}") for n in range(201)]
+    kept = next(row for row in section.details if row.anchor == linked)
+    many = dataclasses.replace(section, details=(*more, kept))
+    made = {**context, "sections": [many]}
+    paper, screen = report_html(made, paper="tagged"), report_html(made)
+    assert f'<tr id="{linked}">' in paper
+    assert '<tr id="more7">' not in paper
+    assert "all of them stand in report.html and audit.json" in paper
+    assert '<tr id="more7">' in screen
+    assert "all of them stand" not in screen

@@ -240,6 +240,11 @@ BUILTIN: Final = (
     "shortcut_position",
     "shortcut_lookalikes",
     "equivalence_segmentation",
+    "equivalence_explanation",
+    "equivalence_detection",
+    "hardware_cost",
+    "equivalence_layers",
+    "equivalence_digits",
 )
 
 

@@ -5,8 +5,10 @@ B  batch normalisation folded
 C  fake quantisation: values rounded to 8 bits at scales that may be any number, computed in floating point
 D  integers with power-of-two scales: the golden model, in 64-bit integers
 E  digit-serial units that emit every digit of their output's format: must be D, bit for bit
+F  the same units with fewer digits, where a network has any
 
 A to B is rounding of floats, B to C the loss of bits, C to D the price of powers of two. D to E must be nothing.
+E to F is the price of the digits that are left out.
 """
 
 from __future__ import annotations
@@ -19,9 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from xaiseg.errors import XaisegError
-from xaiseg.hardware.deployed import deploy
+from xaiseg.hardware.deployed import Deployed, deploy
 from xaiseg.hardware.folding import Convolution, by_output, float_convolution, float_values, per_output
-from xaiseg.hardware.formats import PASSING, shared
+from xaiseg.hardware.formats import PASSING, Format, shared
+from xaiseg.hardware.graph import Graph
 from xaiseg.hardware.integer import run_integer
 from xaiseg.hardware.quantise import Quantised
 from xaiseg.hardware.unit import Arithmetic
@@ -32,6 +35,7 @@ RUNGS: Final[dict[str, str]] = {
     "C": "fake quantisation, free scales",
     "D": "integers, power-of-two scales",
     "E": "digit-serial units, all digits of the output",
+    "F": "digit-serial units, fewer digits",
 }
 
 
@@ -66,6 +70,8 @@ def climb(
     arguments: tuple[Tensor, ...],
     *,
     arithmetic: Arithmetic = "twos_complement",
+    full: Deployed | None = None,
+    fewer: Deployed | None = None,
 ) -> tuple[Rung, ...]:
     """All rungs on the same images.
 
@@ -74,6 +80,8 @@ def climb(
         integers: the same, quantised.
         arguments: the network's arguments.
         arithmetic: of the units; an exact one.
+        full: rung E, the integers on units with all digits; None = deployed here with ``arithmetic``.
+        fewer: rung F, the same with fewer digits; None = no such rung.
 
     Raises:
         NotGoldenError: rung E differs from rung D in any value of any node.
@@ -87,19 +95,10 @@ def climb(
             "C": fake_quantised(integers, arguments),
             "D": run_integer(integers, *arguments, watch=lambda node, value: golden.update({node.name: value})),
         }
-    different: list[str] = []
-    paths = {node.name: node.path for node in graph.nodes}
-    answers["E"] = deploy(integers, arithmetic=arithmetic)(
-        *arguments,
-        watch=lambda node, value: different.extend([] if torch.equal(golden[node.name], value.long()) else [node.name]),
-    )
-    if different or not torch.equal(answers["D"], answers["E"]):
-        raise NotGoldenError(
-            "the digit-serial network differs from the golden model",
-            where=paths[different[0]] if different else "the answer",
-            got=f"{len(different)} nodes with other integers",
-            allowed="equality, bit for bit",
-        )
+    units = full if full is not None else deploy(integers, arithmetic=arithmetic)
+    answers["E"] = _golden_answer(units, arguments, golden, answers["D"])
+    if fewer is not None:
+        answers["F"] = fewer(*arguments)
     return tuple(
         Rung(
             name,
@@ -108,8 +107,27 @@ def climb(
             flips(answer, answers[above]),
             flips(answer, answers["A"]),
         )
-        for (name, answer), above in zip(answers.items(), "AABCD", strict=True)
+        for (name, answer), above in zip(answers.items(), "AABCDE", strict=False)
     )
+
+
+def _golden_answer(
+    units: Deployed, arguments: tuple[Tensor, ...], golden: dict[str, Tensor], expected: Tensor
+) -> Tensor:
+    """The answer of the digit-serial network, which must be the golden model in every integer of every node."""
+    different: list[str] = []
+    answer = units(
+        *arguments,
+        watch=lambda node, value: different.extend([] if torch.equal(golden[node.name], value.long()) else [node.path]),
+    )
+    if different or not torch.equal(expected, answer):
+        raise NotGoldenError(
+            "the digit-serial network differs from the golden model",
+            where=different[0] if different else "the answer",
+            got=f"{len(different)} nodes with other integers",
+            allowed="equality, bit for bit",
+        )
+    return answer
 
 
 def flips(first: Tensor, second: Tensor) -> float:
@@ -125,14 +143,17 @@ def flips(first: Tensor, second: Tensor) -> float:
 
 def fake_quantised(integers: Quantised, arguments: tuple[Tensor, ...]) -> Tensor:
     """Rung C: the ranges of ``integers``, at scales that need not be powers of two, computed in floating point."""
+    with torch.inference_mode():
+        return float_values(fake_graph(integers), arguments)[integers.folded.graph.output]
+
+
+def fake_graph(integers: Quantised) -> Graph:
+    """The network of rung C as a graph whose nodes round what they compute."""
     graph, scheme = integers.folded.graph, integers.scheme
-    group = shared(graph)
+    steps = free_steps(integers)
 
     def rounded(call: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
-        held = integers.ranges[group[name]]
-        form = replace(integers.formats[name], exponent=0)
-        step = held.largest / form.high
-        return lambda *values: torch.floor(call(*values) / step + 0.5).clamp(form.low, form.high) * step
+        return lambda *values: freely_rounded(call(*values), integers.formats[name], steps[name])
 
     nodes = []
     for node in graph.nodes:
@@ -142,11 +163,25 @@ def fake_quantised(integers: Quantised, arguments: tuple[Tensor, ...]) -> Tensor
             call = float_convolution(_fake_weights(convolution, scheme.weight_bits, scheme.per_channel))
             if node.rectifier is not None:
                 call = _rectified(call, node.rectifier.ceiling)
-        if node.name in group and node.kind not in PASSING:
+        if node.name in steps and node.kind not in PASSING:
             call = rounded(call, node.name)
         nodes.append(replace(node, call=call))
-    with torch.inference_mode():
-        return float_values(replace(graph, nodes=tuple(nodes)), arguments)[graph.output]
+    return replace(graph, nodes=tuple(nodes))
+
+
+def free_steps(integers: Quantised) -> dict[str, float]:
+    """What one integer of each node is worth in rung C, by node name."""
+    group = shared(integers.folded.graph)
+    return {name: integers.ranges[of].largest / integers.formats[name].high for name, of in group.items()}
+
+
+def freely_rounded(x: Tensor, form: Format, step: float) -> Tensor:
+    """Values at a scale of any size: halves rounded up, kept within the integers of ``form``.
+
+    >>> freely_rounded(torch.tensor([0.2, 9.0]), Format(0, signed=True, bits=4), 0.3).tolist()
+    [0.30000001192092896, 2.1000001430511475]
+    """
+    return torch.floor(x / step + 0.5).clamp(form.low, form.high) * step
 
 
 def _rectified(call: Callable[[Tensor], Tensor], ceiling: float) -> Callable[[Tensor], Tensor]:

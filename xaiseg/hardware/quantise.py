@@ -258,7 +258,7 @@ def walk(
         if node.kind == "input":
             continue
         if node.kind == "outside":
-            value = node.call(*(_real(name, found[name], network) for name in node.inputs))
+            value = node.call(*(real_values(name, found[name], network) for name in node.inputs))
         elif node.kind == "quantise":
             value = quantised(found[node.inputs[0]], network.formats[node.name], where=node.path).to(dtype)
         else:
@@ -269,10 +269,10 @@ def walk(
         readers.subtract(node.inputs)
         for name in {name for name in node.inputs if readers[name] == 0}:
             del found[name]  # nothing reads it again: memory holds what is alive
-    return _real(graph.output, found[graph.output], network)
+    return real_values(graph.output, found[graph.output], network)
 
 
-def _real(name: str, value: Tensor, network: Quantised) -> Tensor:
+def real_values(name: str, value: Tensor, network: Quantised) -> Tensor:
     """What a node's value stands for, float32; values outside the integers as they are."""
     if name in network.formats:
         scaled = value.double() * 2.0 ** -network.formats[name].exponent

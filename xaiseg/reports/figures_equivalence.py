@@ -1,4 +1,4 @@
-"""Does another build still segment the same? Changes of Dice, lesions that come and go, confidences, build by build."""
+"""Does another build still answer the same? Masks, lesions and confidences, or boxes, build by build."""
 
 from __future__ import annotations
 
@@ -27,6 +27,14 @@ ROWS: Final = (
     ("brier_change", "Brier score, change"),
     ("ece_change", "calibration error (ECE), change"),
 )
+BOX_ROWS: Final = (
+    ("loose", "boxes that vanish or move"),
+    ("recall_change", "animals found, change"),
+    ("false_change", "false boxes an image, change"),
+    ("count_change", "boxes an image, change"),
+    ("shift_px", "distance of partners"),
+    ("score_change", "score of partners, change"),
+)
 #: More columns than these do not fit on a telephone.
 COLUMNS: Final = 3
 
@@ -44,7 +52,27 @@ def equivalence(view: View) -> Story:
     if not names:
         return Story(view.lead(absence(view)))
     plots = [plot for plot in (_dice(view, names), _lesions(view, names)) if plot is not None]
-    return Story(view.lead(_answer(view, names)), tuple(plots), (*_overview(view, names), _what(view, names)))
+    caption = "The rest, means with 90 % intervals. Likelihood, Brier score and calibration error belong together: the "
+    caption += "calibration error alone can improve while masks get worse"
+    tables = (*_overview(view, names, ROWS, caption), _what(view, names))
+    return Story(view.lead(_answer(view, names)), tuple(plots), tables)
+
+
+@figure("equivalence.detection")
+def equivalence_of_boxes(view: View) -> Story:
+    """Shares of boxes that vanish or are new against their bounds, and a table of the rest."""
+    names = builds(view)
+    if not names:
+        return Story(view.lead(absence(view)))
+    words = (("vanished", "boxes of the audited model that vanish"), ("appeared", "boxes of the build that are new"))
+    said = []
+    for name in names:
+        shares = [(label, view.get(metric, subject=name)) for metric, label in words]
+        parts = [f"{label} {both_text(item, level=False)}" for label, item in shares if item is not None]
+        said.append(f"build {name}: {' and '.join(parts) or 'nothing could be compared'}")
+    plot = _shares(view, names, words)
+    tables = (*_overview(view, names, BOX_ROWS, "The rest, means with 90 % intervals"), _what(view, names))
+    return Story(view.lead(f"{'; '.join(said)} (90 % intervals)."), (plot,) if plot else (), tables)
 
 
 def _answer(view: View, names: Sequence[str]) -> str:
@@ -53,7 +81,7 @@ def _answer(view: View, names: Sequence[str]) -> str:
         change, flips = (view.get(metric, subject=name) for metric in ("dice_change", "flips"))
         parts = [f"Dice changes by {both_text(change, level=False)}"] if change is not None else []
         parts += [f"{_share(flips)} of the pixels change sides"] if flips is not None else []
-        said.append(f"{name}: {' and '.join(parts) or 'nothing could be compared'}")
+        said.append(f"build {name}: {' and '.join(parts) or 'nothing could be compared'}")
     n = max((item.n for item in view.own() if item.metric == "agreement"), default=0)
     return f"{'; '.join(said)} ({n} images, 90 % intervals)."
 
@@ -79,12 +107,17 @@ def _dice(view: View, names: Sequence[str]) -> Plot | None:
 
 
 def _lesions(view: View, names: Sequence[str]) -> Plot | None:
-    rows: list[ForestRow] = []
     words = (
-        ("large_dice_changes", f"images whose Dice moves by more than {view.params.get('large', 0.05):g}"),
+        ("large_dice_changes", f"Dice moves by more than {view.params.get('large', 0.05):g}"),
         ("vanished", "outlined lesions that vanish"),
         ("appeared", "outlined lesions that are new"),
     )
+    return _shares(view, names, words)
+
+
+def _shares(view: View, names: Sequence[str], words: Sequence[tuple[str, str]]) -> Plot | None:
+    """Proportions of each kind, build by build."""
+    rows: list[ForestRow] = []
     for metric, heading in words:
         held = _rows(view, metric, names)
         rows += [ForestRow(heading, heading=True), *held] if held else []
@@ -111,16 +144,12 @@ def _look(view: View, metric: str, name: str) -> Look | None:
     return LOOKS[verdicts[0]] if verdicts else None
 
 
-def _overview(view: View, names: Sequence[str]) -> tuple[Table, ...]:
-    caption = (
-        "The rest, means with 90 % intervals. Likelihood, Brier score and calibration error are read together: the "
-    )
-    caption += "calibration error alone can improve while masks get worse"
+def _overview(view: View, names: Sequence[str], metrics: Sequence[tuple[str, str]], caption: str) -> tuple[Table, ...]:
     found = []
     for start in range(0, len(names), COLUMNS):
         part = names[start : start + COLUMNS]
         rows = []
-        for metric, words in ROWS:
+        for metric, words in metrics:
             items = [view.get(metric, subject=name) for name in part]
             if any(items):
                 rows.append((words, *(both_text(item, level=False) if item else "none" for item in items)))

@@ -82,6 +82,13 @@ _MEASURES: Final[Mapping[str, str]] = {
     "robustness.degradation": "the paired loss of Dice on degraded copies of each image",
     "equivalence.segmentation": "the masks, lesions and confidences of each other build beside those of the audited "
     "model, paired by image",
+    "equivalence.detection": "the boxes of each other build beside those of the audited model, matched one to one",
+    "equivalence.explanation": "perturbation maps run through each build itself with the same masks, beside what the "
+    "audited model's own maps vary by with other masks",
+    "equivalence.layers": "each layer's error in integers and each step from floating point to digit-serial units",
+    "equivalence.digits": "the build with fewer and fewer digits, and digits by layer that a search on calibration "
+    "images accepts",
+    "hardware.cost": "a model of cycles, compute-only time and energy, every constant with its source",
     "data.integrity": "duplicates and overlap with the training list by file, pixels and declared cluster",
 }
 
