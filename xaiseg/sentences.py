@@ -122,6 +122,11 @@ PHRASES: Final[Mapping[str, Phrase]] = {
     "equivalence.detection appeared": Phrase("{amount} of boxes are new", "proportion", "boxes", "new boxes"),
     "equivalence.detection recall_change": Phrase("the mean change of recall is {amount}"),
     "equivalence.detection count_change": Phrase("the mean change of an image's count is {amount}"),
+    "equivalence.rtl differences": Phrase(
+        "digits, values, clocks and early ends that differ between Verilog and simulator are {amount}",
+        "fact",
+        zero="no digit, value, clock or early end of the Verilog differs from the simulator's",
+    ),
     "hardware.cost measured_energy_mj": Phrase("the measured energy of an image in mJ is {amount}", "fact"),
     "equivalence.layers sqnr": Phrase("the signal-to-noise ratio of layer {target} in dB is {amount}"),
     "equivalence.explanation spearman": Phrase(

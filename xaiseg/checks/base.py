@@ -242,6 +242,7 @@ BUILTIN: Final = (
     "equivalence_segmentation",
     "equivalence_explanation",
     "equivalence_detection",
+    "equivalence_rtl",
     "hardware_cost",
     "equivalence_layers",
     "equivalence_digits",

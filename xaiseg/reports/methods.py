@@ -88,6 +88,7 @@ _MEASURES: Final[Mapping[str, str]] = {
     "equivalence.layers": "each layer's error in integers and each step from floating point to digit-serial units",
     "equivalence.digits": "the build with fewer and fewer digits, and digits by layer that a search on calibration "
     "images accepts",
+    "equivalence.rtl": "sampled windows of every convolution in Icarus Verilog, clock by clock",
     "hardware.cost": "a model of cycles, compute-only time and energy, every constant with its source",
     "data.integrity": "duplicates and overlap with the training list by file, pixels and declared cluster",
 }
