@@ -8,6 +8,7 @@ from tests.test_engines import finish, planned, tables
 from tests.test_variants import BLOCK
 from tests.worlds import blob_world
 from xaiseg import pipeline
+from xaiseg.errors import UsageError
 
 PROTOCOL = """protocol: builds
 version: 1.0.0
@@ -80,6 +81,13 @@ def test_each_build_has_its_verdict_and_failures_are_its_own(audited, concluded)
     assert held == {"good": 0, "silent": 0, "fragile": len(failed)}
 
 
+def test_a_requirement_on_a_build_that_there_is_not_is_refused_before_anything_is_measured(world, tmp_path):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(PROTOCOL.replace("subject: each", "subject: god", 1))
+    with pytest.raises(UsageError, match=r"names a variant that model.yaml does not have.*god.*did you mean 'good'"):
+        planned(world, path, tmp_path / "run")
+
+
 def test_the_report_names_the_builds(concluded):
     html = concluded.files["report.html"].read_text()
     for words in (
@@ -90,3 +98,12 @@ def test_the_report_names_the_builds(concluded):
         "Integers on digit-serial units",
     ):
         assert words in html
+
+
+def test_a_section_that_was_measured_otherwise_says_so(audited, tmp_path):
+    path = tmp_path / "later.yaml"
+    path.write_text(PROTOCOL.replace("equivalence.segmentation: {}", "equivalence.segmentation: {large: 0.1}"))
+    later = pipeline.rejudge(audited.path, str(path), pdf=False)
+    assert {f.verdict.value for f in later.findings} == {"NOT RUN"}
+    assert "there is nothing to show: it was measured with other parameters" in later.files["report.html"].read_text()
+    pipeline.rejudge(audited.path, pdf=False)

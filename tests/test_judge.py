@@ -186,6 +186,10 @@ def test_a_requirement_on_each_variant_is_one_finding_a_variant():
     assert [(item.requirement.subject, item.verdict) for item in findings] == [("int8", P), ("msdf6", F)]
     assert findings[0].sentence.endswith(", variant int8")
     assert overall.verdict is F
+    finding, _ = decided(need(), *both)
+    assert "it compares variants, so write `subject: each`" in finding.reason
+    finding, _ = decided(need(subject="int9"), *both)
+    assert "did you mean 'int8'?" in finding.reason
     finding, _ = decided(requirement, *both)
     assert (finding.verdict, finding.sentence.endswith(", for each variant")) == (N, True)
 

@@ -42,9 +42,9 @@ def test_defaults_are_those_of_the_scheme():
     [
         ("{}", "^model.yaml:5: variants.one: a variant says what it is"),
         ("8", "^model.yaml:5: .*a variant is a mapping"),
-        ("{digits: 0}", "digits are full, or so many fewer .*no unit emits more"),
-        ("{digits: 3}", "digits are full, or so many fewer"),
-        ("{digits: {head: 0}}", "digits are full, or so many fewer"),
+        ("{digits: 0}", "digits are full, or so many fewer .*no unit emits more.*Got: 0.$"),
+        ("{digits: 3}", "digits are full, or so many fewer.*Got: 3.$"),
+        ("{digits: {head: 0}}", "digits are full, or so many fewer.*Got: head: 0.$"),
         ("{bits: 1}", "^model.yaml:5: .*bits.*greater than or equal to 2"),
         ("{bits: 40}", "bits.*less than or equal to 16"),
         ("{hardware: fpga}", "hardware.*'msdf', 'integer' or 'fake'"),

@@ -126,7 +126,7 @@ def test_what_cannot_move_is_named_and_may_stay_outside(tmp_path):
 
 
 def test_digits_below_one_are_refused_with_the_module(tmp_path):
-    with pytest.raises(UsageError, match="the variant one cannot be built.*features: the unit cannot compute"):
+    with pytest.raises(UsageError, match="the variant one .*features: one digit .* must remain.*Got: digits: -40"):
         loaded(world(tmp_path, "  one: {digits: -40}\n"))
 
 

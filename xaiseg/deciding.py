@@ -179,6 +179,13 @@ def _unknown_metric(requirement: Requirement, estimates: Sequence[Estimate]) -> 
     about = f"{requirement.check} gives no {requirement.metric}"
     about += f" for {requirement.target}" if requirement.target else ""
     about += f", variant {requirement.subject}" if requirement.subject != "reference" else ""
+    named = {
+        item.subject for item in estimates if item.metric == requirement.metric and item.check == requirement.check
+    }
+    if named and requirement.subject not in named:
+        if requirement.subject == "reference":
+            return f"{about} of the audited model itself: it compares variants, so write `subject: each`"
+        return f"{about}; {did_you_mean(requirement.subject, named - {'reference'})}"
     if not known or requirement.metric in known:
         return about
     return f"{about}; {did_you_mean(requirement.metric, known)}"

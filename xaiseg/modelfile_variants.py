@@ -66,11 +66,13 @@ class VariantSpec(Part):
         strange = [name for name in _UNITS if name in given] if self.hardware != "msdf" else []
         if strange:
             raise ValueError(f"`{strange[0]}:` is for hardware: msdf, not for hardware: {self.hardware}")
-        counts = [] if self.digits == "full" else self.fewer.values() if isinstance(self.fewer, dict) else [self.fewer]
-        if any(count <= 0 for count in counts):
-            raise ValueError(
-                "digits are full, or so many fewer than the output's format holds: -1, -2, ... (no unit emits more)"
-            )
+        given_digits = self.digits if isinstance(self.digits, dict) else {"": self.digits}
+        for path, count in given_digits.items():
+            if count != "full" and count >= 0:
+                raise ValueError(
+                    "digits are full, or so many fewer than the output's format holds: -1, -2, ... (no unit emits "
+                    f"more). Got: {f'{path}: ' if path else ''}{count}"
+                )
         if self.arithmetic == "merged" and self.delay != 2:
             raise ValueError("a unit of arithmetic merged has delay 2")
         return self

@@ -202,7 +202,7 @@ def conclude(
     run.write_json("crashed.json", crashed)
     run.save_estimates(estimates)
     run.save_findings(findings, overall)
-    run.write_json("judged.json", protocol_document(protocol) | {"looks_taken": looks})
+    run.write_json("judged.json", protocol_document(protocol) | {"looks_taken": looks, "unmeasured": not_run})
     files, warnings = render(run, pdf=pdf, against=against, progress=progress)
     return Audit(run.path, overall, tuple(findings), tuple(estimates), files, warnings)
 

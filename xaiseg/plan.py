@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from xaiseg.checks.base import Check, get_check
 from xaiseg.context import stored_answers
 from xaiseg.data.case import SURVEY
-from xaiseg.errors import DataError, NothingToAudit, SubjectError, UsageError
+from xaiseg.errors import DataError, NothingToAudit, SubjectError, UsageError, did_you_mean
 from xaiseg.plan_document import plan_document
 from xaiseg.protocol import Protocol
 from xaiseg.run import RunDirectory, plain
@@ -110,6 +110,7 @@ def make_plan(model: ModelFile, protocol: Protocol, options: Options) -> Draft:
             "model.yaml names no test data", where=model.path, then="Add data: test: or use --data test=DIR"
         )
     datasets = {name: open_dataset(name, entry, root=model.data_root, spec=spec) for name, entry in model.data.items()}
+    _check_subjects(protocol, model)
     device = choose_device(options.device)
     subject = load_subject(model, device=device)
     first = _try_subject(model, datasets["test"], subject)
@@ -121,6 +122,18 @@ def make_plan(model: ModelFile, protocol: Protocol, options: Options) -> Draft:
     document = plan_document(model, protocol, options, datasets, subject, checks, cases, first, device, variants)
     out = options.out or Path("runs") / f"{_slug(model.name)}-{_slug(protocol.name)}-{document['key'][:8]}"
     return Draft(document, cases, out)
+
+
+def _check_subjects(protocol: Protocol, model: ModelFile) -> None:
+    """Refuses a requirement on a variant that model.yaml does not name, before hours are spent."""
+    known = {"reference", "each", *model.variants}
+    for requirement in protocol.requires:
+        if requirement.subject not in known:
+            raise UsageError(
+                "a requirement names a variant that model.yaml does not have", where=protocol.source,
+                got=f"subject: {requirement.subject} ({requirement.check} {requirement.metric})",
+                then=did_you_mean(requirement.subject, known),
+            )  # fmt: skip
 
 
 def choose_device(wish: str) -> str:

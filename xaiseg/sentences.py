@@ -26,6 +26,7 @@ class Phrase:
         events: plural of what a proportion counts.
         rule: said in brackets when the parameters of the check are known, e.g. ``IoU >= {match_iou:g}``.
         zero: the sentence for a bound of 0.
+        possible: lowest and highest value of a mean, where one case alone could move it far beyond its bound.
     """
 
     text: str
@@ -34,6 +35,7 @@ class Phrase:
     events: str = "misses"
     rule: str = ""
     zero: str = ""
+    possible: tuple[float, float] | None = None
 
 
 #: Metrics of the package's own checks. A check of a third party may carry a mapping ``phrases`` of metric -> Phrase.
@@ -99,7 +101,7 @@ PHRASES: Final[Mapping[str, Phrase]] = {
     "shortcut.artefacts appearance": Phrase("answers where the mark is, beyond the sham, are {amount} an image"),
     "shortcut.object removal_effect": Phrase("the share of answers that go with their object is {amount}"),
     "shortcut.position edge_loss": Phrase("the share of found objects that vanish at the edge is {amount}"),
-    "equivalence.segmentation dice_change": Phrase("the mean change of Dice is {amount}"),
+    "equivalence.segmentation dice_change": Phrase("the mean change of Dice is {amount}", possible=(-1.0, 1.0)),
     "equivalence.segmentation large_dice_changes": Phrase(
         "the Dice of {amount} of images changes much",
         "proportion",
@@ -113,7 +115,9 @@ PHRASES: Final[Mapping[str, Phrase]] = {
     "equivalence.segmentation appeared": Phrase(
         "{amount} of outlined lesions are new", "proportion", "lesions", "new lesions"
     ),
-    "equivalence.segmentation flips": Phrase("the share of pixels that change sides is {amount} on average"),
+    "equivalence.segmentation flips": Phrase(
+        "the share of pixels that change sides is {amount} on average", possible=(0.0, 1.0)
+    ),
     "equivalence.segmentation hd95_change": Phrase("the mean change of HD95 in pixels is {amount}"),
     "equivalence.segmentation nll_change": Phrase("the mean change of the negative log-likelihood is {amount}"),
     "equivalence.segmentation brier_change": Phrase("the mean change of the Brier score is {amount}"),
@@ -265,7 +269,9 @@ def _mean_size(requirement: Requirement, decision: Decision, phrase: Phrase, whe
     # Within: two one-sided tests must both pass, so each gets half of the chance to miss.
     power = 1 - (1 - POWER) / 2 if requirement.sense == "within" else POWER
     assumed = abs(value) if requirement.sense == "within" else value
-    n = clusters_for_mean(requirement.bound, assumed, sd, decision.alpha, power, minimum=decision.min_clusters)
+    n = clusters_for_mean(
+        requirement.bound, assumed, sd, decision.alpha, power, bounds=phrase.possible, minimum=decision.min_clusters
+    )
     count = f"about {n}" if n >= SKEWED else f"{SKEWED} (about {n} if half of them hold 20 cases or more)"
     words = f"needs {count} {phrase.of}{where} at an assumed value of {value:g} and a standard deviation of {sd:g}"
     return f"{words}, to show it in {100 * POWER:g} % of audits"

@@ -19,7 +19,7 @@ def accelerator(outputs=3, pixels=4, inputs=2, **changed):
     return replace(ZYNQ_7020, **held, inputs=None if inputs is None else given(inputs, ""), **changed)
 
 
-def slow_cycles(name, shape, digits, held, *, delay, bits):
+def slow_cycles(name, shape, digits, held, *, silent, bits):
     """One block after another over every tile, as the accelerator would run them."""
     at_once = shape.inputs if held.inputs is None else int(held.inputs.value)
     cycles, first = 0, 0
@@ -30,7 +30,7 @@ def slow_cycles(name, shape, digits, held, *, delay, bits):
             channel = 0
             while channel < shape.inputs:
                 windows = [
-                    Window(shape.taps, min(at_once, shape.inputs), count, delay, bits, int(held.lanes.value))
+                    Window(shape.taps, min(at_once, shape.inputs), count, silent, bits, int(held.lanes.value))
                     for count in tile
                 ]
                 cycles += max(window_cycles(name, window) for window in windows)
@@ -46,8 +46,8 @@ def test_cycles_of_a_layer_are_those_of_its_tiles_one_by_one(name, sizes):
     held = accelerator(*sizes)
     shape = Shape("conv", inputs=5, outputs=8, taps=9, places=25, macs=5 * 8 * 9 * 25)
     digits = [3, 9, 4, 4, 12, 1, 7, 2]
-    found = layer_cost(name, shape, digits=digits, delay=1, bits=6, accelerator=held, workload="one layer")
-    assert found.cycles == slow_cycles(name, shape, digits, held, delay=1, bits=6)
+    found = layer_cost(name, shape, digits=digits, silent=1, bits=6, accelerator=held, workload="one layer")
+    assert found.cycles == slow_cycles(name, shape, digits, held, silent=1, bits=6)
     assert found.seconds == pytest.approx(found.cycles / 100e6)
     assert (found.timing, found.source, found.ops) == ("compute-only", "estimated", 2 * shape.macs)
 
@@ -144,7 +144,7 @@ def test_the_rows_of_the_shipped_network():
         assert layer.digits == tuple(held.digits.tolist())
         assert (layer.total, layer.most_digits) == (held.unit.total, int(held.digits.max()))
         for name, cost in layer.costs.items():
-            expected = slow_cycles(name, layer.shape, layer.digits, ZYNQ_7020, delay=2, bits=8)
+            expected = slow_cycles(name, layer.shape, layer.digits, ZYNQ_7020, silent=2, bits=8)
             assert (cost.cycles, cost.design, cost.workload) == (expected, name, "16 x 16")
     for name, image in found.image.items():
         assert image.cycles == sum(layer.costs[name].cycles for layer in found.layers)
@@ -153,6 +153,13 @@ def test_the_rows_of_the_shipped_network():
     assert ratio(found.image["cascade"], found.image["mma"], "cycles").value > 1.5
     assert found.accelerator is ZYNQ_7020
     assert found.outside == ()
+
+
+@pytest.mark.parametrize(("unit", "silent"), [({}, 2), ({"delay": 1}, 1), ({"arithmetic": "merged"}, 0)])
+def test_a_window_takes_the_silent_steps_of_its_unit_and_its_digits(unit, silent):
+    network = deploy(quantised_network(seeded(nn.Sequential(nn.Conv2d(2, 1, 1))), images(2)), **unit)
+    (layer,) = network_costs(network, (images(1),), workload="w", designs=("mma",)).layers
+    assert layer.costs["mma"].cycles == 16 * 16 * (silent + layer.total)
 
 
 def test_fewer_digits_cost_fewer_cycles_and_the_slowest_channel_of_a_tile_decides():

@@ -16,6 +16,7 @@ from tests.hardware.networks import (
 from xaiseg.errors import UsageError
 from xaiseg.hardware import integer
 from xaiseg.hardware.deployed import deploy
+from xaiseg.hardware.fewer_digits import room
 from xaiseg.hardware.integer import run_integer
 from xaiseg.hardware.quantise import Scheme
 from xaiseg.hardware.sampled import sampled_windows
@@ -26,6 +27,7 @@ SCHEMES = {
     "one exponent a layer": Scheme(per_channel=False, observer="max"),
     "few bits": Scheme(bits=4, weight_bits=5, observer="percentile"),
     "many bits": Scheme(bits=10, weight_bits=9),
+    "most bits": Scheme(bits=16, weight_bits=16),
 }
 
 
@@ -102,10 +104,20 @@ def test_what_a_unit_cannot_compute_is_named_with_its_path():
         deploy(network, arithmetic="merged")
 
 
-def test_sums_beyond_the_exact_range_are_refused_with_the_path():
-    network = quantised_network(seeded(Vectors()), images(4), scheme=Scheme(bits=12, weight_bits=11))
-    with pytest.raises(UsageError, match="^features.0: .*one input channel passes float32.*Use fewer bits"):
-        deploy(network)
+@pytest.mark.parametrize("bits", [(12, 12), (16, 8), (16, 16)])
+def test_sums_of_one_input_channel_beyond_float32_are_the_golden_model_in_float64(bits):
+    network = quantised_network(seeded(Vectors()), images(4), scheme=Scheme(bits=bits[0], weight_bits=bits[1]))
+    first = deploy(network).ready["features_0"].exact
+    assert (len(first.chunks), first.weights[0].dtype) == (1, torch.float64)
+    x = torch.cat((images(3, seed=7), torch.ones(1, 2, 16, 16)))
+    for arithmetic in ("twos_complement", "merged"):
+        assert differences(network, x, arithmetic=arithmetic) == []
+
+
+def test_a_convolution_that_a_unit_cannot_compute_is_named():
+    network = quantised_network(seeded(Vectors()), images(4))
+    with pytest.raises(UsageError, match="^features.0: the unit cannot compute this convolution. Got: unit.delay"):
+        deploy(network, arithmetic="merged", delay=1)
 
 
 def test_values_that_are_not_finite_are_refused():
@@ -143,8 +155,14 @@ def test_digits_that_no_unit_can_emit_are_refused():
     found = quantised_network(shipped(), phantoms(1, "validation"))
     with pytest.raises(UsageError, match="^encoder.0.0: a unit cannot emit more digits .* Got: 1 more"):
         deploy(found, fewer=-1)
-    with pytest.raises(UsageError, match="^encoder.0.0: the unit cannot compute .*no such digits.*Got: -"):
+    able = room(deploy(found))
+    path = min(able, key=able.get)  # the one that binds a number for all
+    message = f"^{path}: one digit at least must remain. Got: digits: -20. Allowed: -1 to -{able[path]}. This one has"
+    with pytest.raises(UsageError, match=message):
         deploy(found, fewer=20)
+    assert deploy(found, fewer=able[path]).ready
+    with pytest.raises(UsageError, match=r"^head: .*digits: -19. Allowed: -1 to -18.$"):
+        deploy(found, fewer={"head": 19})
     with pytest.raises(
         UsageError, match="^digits: the network has no such convolution. Got: hed. .*did you mean 'head'"
     ):

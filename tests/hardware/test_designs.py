@@ -20,7 +20,7 @@ def levels(count: int) -> int:
 @pytest.mark.parametrize("inputs", [1, 3, 8, 16, 100])
 @pytest.mark.parametrize("digits", [1, 8, 19])
 def test_cycles_of_one_window(taps, inputs, digits):
-    window = Window(taps, inputs, digits, delay=1, bits=7, lanes=4)
+    window = Window(taps, inputs, digits, silent=1, bits=7, lanes=4)
     expected = {
         "mma": 1 + digits,
         "cascade": 2 + 2 * levels(taps) + 2 * levels(inputs) + digits,

@@ -62,7 +62,7 @@ def test_a_norm_without_a_convolution_of_its_own_is_refused():
             y = self.conv(x)
             return y + self.norm(y)
 
-    with pytest.raises(UsageError, match=r"^norm: BatchNorm2d cannot be folded.*outside=\['norm'\]"):
+    with pytest.raises(UsageError, match=r"^norm: BatchNorm2d cannot be folded.*outside: \[norm\]"):
         fold(trace(Shared().eval()))
     with pytest.raises(UsageError, match="^2: BatchNorm2d cannot be folded"):
         fold(trace(nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), nn.BatchNorm2d(1)).eval()))

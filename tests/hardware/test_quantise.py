@@ -7,6 +7,7 @@ from torch import nn
 from tests.hardware.networks import Everything, images, quantised_network, seeded
 from xaiseg.errors import UsageError
 from xaiseg.hardware import quantise as module
+from xaiseg.hardware.deployed import deploy
 from xaiseg.hardware.exact import Layer
 from xaiseg.hardware.folding import by_output, fold
 from xaiseg.hardware.graph import trace
@@ -69,6 +70,43 @@ def test_no_exponent_is_finer_than_the_sums_behind_it(monkeypatch):
     again = quantised_network(network, images(1))
     assert again.formats["_1"].exponent == wanted - 3
     assert again.convolutions["_1"].shifts.tolist() == [0]
+
+
+class Skip(nn.Module):
+    """A convolution whose input and output a concatenation puts on one scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.inner, self.norm = nn.Conv2d(2, 4, 1), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.head = nn.Conv2d(8, 1, 1)
+
+    def forward(self, x):
+        x = torch.relu(self.first(x))
+        return self.head(torch.cat((x, torch.relu(self.norm(self.inner(x)))), 1))
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_weights_that_a_scale_shared_with_their_input_cannot_hold_are_refused_at_once(per_channel):
+    network = seeded(Skip())
+    network.norm.running_var[3], network.norm.weight.data[3] = 0, 4
+    folded = fold(trace(network)).convolutions["inner"]
+    largest = float(folded.weight.abs().max())
+    assert 1023 < largest < 2047
+    message = rf"^inner: weights are too large.*Got: a weight of magnitude {largest:.4g}. Allowed: up to 127 with"
+    with pytest.raises(UsageError, match=message + r".*weight_bits: 12, or keep the layer and its norm outside.$"):
+        quantised_network(network, images(2), scheme=Scheme(per_channel=per_channel))
+    # Both ways out that the message names.
+    wide = quantised_network(network, images(2), scheme=Scheme(weight_bits=12, per_channel=per_channel))
+    assert torch.equal(deploy(wide)(images(2)), run_integer(wide, images(2)))
+    kept = quantised_network(network, images(2), outside=("inner", "norm"))
+    assert torch.equal(deploy(kept)(images(2)), run_integer(kept, images(2)))
+
+
+def test_weights_beyond_every_width_are_refused_without_a_width():
+    network = seeded(Skip())
+    network.inner.weight.data *= 1e30
+    with pytest.raises(UsageError, match="^inner: .*nearly no variance, or keep the layer"):
+        quantised_network(network, images(2))
 
 
 def test_a_serial_bias_is_rounded_to_the_digits_that_the_unit_reads():

@@ -83,10 +83,10 @@ def test_the_exact_rules_change_no_mask_of_the_shipped_network(arithmetic):
     assert all(row.saved_time < row.saved / 3 for row in inner)
 
 
-def test_rows_count_cycles_of_the_units_and_of_their_groups():
-    network = deploy(
-        quantised_network(seeded(nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, 1, 1))), images(2))
-    )
+@pytest.mark.parametrize(("unit", "silent"), [({}, 2), ({"delay": 1}, 1), ({"arithmetic": "merged"}, 0)])
+def test_rows_count_cycles_of_the_units_and_of_their_groups(unit, silent):
+    small = seeded(nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, 1, 1)))
+    network = deploy(quantised_network(small, images(2)), **unit)
     x = images(2, seed=3)
     _, (first, head) = run_stopping(network, (x,), Policy(head=False), accelerator=FOUR_BY_FIVE)
     values = {}
@@ -104,10 +104,10 @@ def test_rows_count_cycles_of_the_units_and_of_their_groups():
     stops = torch.where(digits > 0, digits, ready.digits.view(-1, 1, 1))
     full = ready.digits.view(-1, 1, 1).expand_as(stops)
     assert (first.path, first.windows) == ("0", stops.numel())
-    assert first.cycles == int((stops + 2).sum())
-    assert first.cycles_full == int((full + 2).sum())
-    assert first.lockstep == sum(count + 2 for count in slow_lockstep(stops, 4, 5))
-    assert first.lockstep_full == sum(count + 2 for count in slow_lockstep(full, 4, 5))
+    assert first.cycles == int((stops + silent).sum())
+    assert first.cycles_full == int((full + silent).sum())
+    assert first.lockstep == sum(count + silent for count in slow_lockstep(stops, 4, 5))
+    assert first.lockstep_full == sum(count + silent for count in slow_lockstep(full, 4, 5))
     assert first.rules == {"end": int((digits > 0).sum()), "full": int((digits == 0).sum())}
     assert first.saved == pytest.approx(1 - first.cycles / first.cycles_full)
     assert first.saved_time == pytest.approx(1 - first.lockstep / first.lockstep_full)
@@ -126,8 +126,10 @@ def test_cutting_sums_changes_the_answer_and_saves_more():
     assert not torch.equal(floor, coarse)
 
 
-def test_what_stopping_saves_of_an_image():
-    network, x = deploy(quantised_network(seeded(Everything()), images(2))), images(3, seed=5)
+@pytest.mark.parametrize("arithmetic", ["twos_complement", "merged"])
+def test_what_stopping_saves_of_an_image(arithmetic):
+    integers = quantised_network(seeded(Everything()), images(2))
+    network, x = deploy(integers, arithmetic=arithmetic), images(3, seed=5)
     costs = network_costs(network, (x[:1],), workload="w", accelerator=FOUR_BY_FIVE, designs=("mma",))
     _, full = run_stopping(network, (x,), FULL, accelerator=FOUR_BY_FIVE)
     for layer, row in zip(costs.layers, full, strict=True):

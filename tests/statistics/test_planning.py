@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -111,3 +114,25 @@ def test_too_few_clusters_need_what_the_rules_ask_for():
     assert more_needed(sites, 0.70, "at_least", "mean") == 2
     lesions = proportion_interval(np.zeros(4), np.arange(4))
     assert more_needed(lesions, 0.10, "at_most", "proportion") == 25
+
+
+@pytest.mark.parametrize("now", [24, 48, 96])
+def test_an_end_that_allows_for_the_unseen_comes_nearer_with_the_clusters(now):
+    """No pixel of any image changes sides; one image in which all do cannot be excluded with so few."""
+    from xaiseg.statistics.means import mean_interval
+
+    names = np.array([f"p{i}" for i in range(now)])
+    held = mean_interval(np.zeros(now), names, bounds=(0.0, 1.0))
+    assert held.floored == "both"
+    more = more_needed(held, 0.01, "at_most", "mean")
+    needed = math.ceil(math.log(0.05) / math.log(0.99))  # 299: 1 - 0.05 ** (1 / n) <= 0.01
+    assert now + more == needed
+    reached = mean_interval(np.zeros(needed), np.array([f"p{i}" for i in range(needed)]), bounds=(0.0, 1.0))
+    assert reached.upper <= 0.01 < held.upper
+
+
+def test_where_the_spread_is_wider_it_still_shrinks_with_the_root():
+    spread = Interval(0.75, 0.69, 0.81, 0.05, "", 40, 40, sd=0.2)
+    assert more_needed(replace(spread, floored="upper"), 0.70, "at_least", "mean") == 18
+    # Its lower end allowed for the unseen: that part shrinks faster, down to where the spread is as wide.
+    assert 0 < more_needed(replace(spread, floored="lower"), 0.70, "at_least", "mean") < 18

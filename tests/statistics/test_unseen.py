@@ -37,13 +37,13 @@ def test_floor_allows_for_the_share_that_n_draws_miss():
     share = 1 - 0.05 ** (1 / 20)
     assert (1 - share) ** 20 == pytest.approx(0.05)
     assert (low, high) == pytest.approx((0.8 - share * 0.8, 0.8 + share * 0.2))
-    assert floored
+    assert floored == "both"
     assert why == ""
 
 
 def test_floor_leaves_wider_bounds_alone_and_clips_them():
-    assert with_range_floor((-0.2, 1.3), 0.5, 100, 0.05, (0.0, 1.0)) == ((0.0, 1.0), "", False)
-    assert with_range_floor((0.2, 0.7), 0.5, 100, 0.05, None) == ((0.2, 0.7), "", False)
+    assert with_range_floor((-0.2, 1.3), 0.5, 100, 0.05, (0.0, 1.0)) == ((0.0, 1.0), "", "")
+    assert with_range_floor((0.2, 0.7), 0.5, 100, 0.05, None) == ((0.2, 0.7), "", "")
 
 
 def test_without_spread_an_open_range_gives_no_bound_on_that_side():

@@ -108,8 +108,8 @@ def convolve(x: Tensor, ready: Ready, *, seed: int = 0) -> Tensor:
         seed: chooses the crops that are held against float64.
 
     Returns:
-        (B, outputs, H', W') float32 (float64 where a layer needs chunks) that holds integers; channel c in units of
-        2^(unit.total - digits[c]) of the sum.
+        (B, outputs, H', W') float32 (float64 where float32 does not hold a layer's sums) that holds integers; channel c
+        in units of 2^(unit.total - digits[c]) of the sum.
 
     Raises:
         UsageError: an input out of range.

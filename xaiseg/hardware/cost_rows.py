@@ -189,7 +189,7 @@ def network_costs(
                 chosen,
                 shape,
                 digits=digits,
-                delay=ready.unit.delay,
+                silent=ready.unit.silent,
                 bits=ready.unit.bits,
                 accelerator=accelerator,
                 workload=workload,
@@ -206,7 +206,7 @@ def layer_cost(
     shape: Shape,
     *,
     digits: Sequence[int],
-    delay: int = 2,
+    silent: int = 2,
     bits: int = 8,
     accelerator: Accelerator = ZYNQ_7020,
     workload: str,
@@ -217,7 +217,7 @@ def layer_cost(
         design: a name out of ``DESIGNS``.
         shape: of the convolution.
         digits: (outputs,) digits of each channel, in the order in which channels are put into tiles.
-        delay: cycles before a unit's first digit.
+        silent: cycles before a unit's first digit, :attr:`xaiseg.hardware.unit.Unit.silent`.
         bits: width of activations.
         accelerator: parallelism, clock and power.
         workload: for the row.
@@ -237,7 +237,7 @@ def layer_cost(
     cycles = rounds * sum(
         window_cycles(
             design,
-            Window(shape.taps, at_once, max(digits[first : first + step]), delay, bits, int(accelerator.lanes.value)),
+            Window(shape.taps, at_once, max(digits[first : first + step]), silent, bits, int(accelerator.lanes.value)),
         )
         for first in range(0, shape.outputs, step)
     )

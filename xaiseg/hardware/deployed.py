@@ -6,7 +6,8 @@ Every convolution stops at the digits that its output's format holds, or at fewe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +19,7 @@ from xaiseg.errors import UsageError, did_you_mean
 from xaiseg.hardware.convolution import Ready, convolve, ready_convolution, unit_of
 from xaiseg.hardware.graph import Node
 from xaiseg.hardware.quantise import IntegerConvolution, Quantised, Step, Watch, walk
-from xaiseg.hardware.unit import Arithmetic
+from xaiseg.hardware.unit import Arithmetic, Unit
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,50 @@ def deploy(
     """
     paths = {node.name: node.path for node in network.folded.graph.nodes}
     left_out = _left_out(network, fewer, paths)
+    units, full = {}, {}
+    for name, held in network.convolutions.items():
+        with _named(paths[name]):
+            units[name] = _unit(held, network, arithmetic, delay)
+        full[name] = units[name].total - (torch.zeros_like(held.exponents) if held.shifts is None else held.shifts)
+    able = {paths[name]: (left_out[name], int(full[name].min()) - 1) for name in full}
+    _check_left_out(able, for_all=isinstance(fewer, int))
     ready = {}
     for name, held in network.convolutions.items():
-        try:
-            ready[name] = _ready(held, network, arithmetic, delay, left_out[name])
-        except UsageError as error:
-            raise UsageError("the unit cannot compute this convolution", where=paths[name], got=error) from error
+        with _named(paths[name]):
+            ready[name] = ready_convolution(
+                held.layer, units[name], digits=full[name] - left_out[name], bias=network.scheme.bias
+            )
     return Deployed(network, ready, left_out)
+
+
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Names the convolution that a unit cannot compute."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError("the unit cannot compute this convolution", where=path, got=error) from error
+
+
+def _check_left_out(counts: Mapping[str, tuple[int, int]], *, for_all: bool) -> None:
+    """Refuses more digits than a convolution can leave out; names the one that can leave out fewest.
+
+    Args:
+        counts: digits that are left out and the most that can be, by module path.
+        for_all: whether one number was given for all.
+    """
+    strange = {path: most for path, (wanted, most) in counts.items() if wanted > most}
+    if not strange:
+        return
+    path = min(strange, key=strange.__getitem__)
+    most = strange[path]
+    raise UsageError(
+        "one digit at least must remain",
+        where=path,
+        got=f"digits: -{counts[path][0]}",
+        allowed="full" if most == 0 else "-1" if most == 1 else f"-1 to -{most}",
+        then="This one has the fewest digits; {module path: -2} leaves digits out of single ones" if for_all else None,
+    )
 
 
 def _left_out(network: Quantised, fewer: int | Mapping[str, int], paths: Mapping[str, str]) -> dict[str, int]:
@@ -107,9 +145,9 @@ def _left_out(network: Quantised, fewer: int | Mapping[str, int], paths: Mapping
     return found
 
 
-def _ready(held: IntegerConvolution, network: Quantised, arithmetic: Arithmetic, delay: int, fewer: int) -> Ready:
+def _unit(held: IntegerConvolution, network: Quantised, arithmetic: Arithmetic, delay: int) -> Unit:
     scheme = network.scheme
-    unit = unit_of(
+    return unit_of(
         held.layer,
         arithmetic=arithmetic,
         bits=scheme.bits,
@@ -118,8 +156,6 @@ def _ready(held: IntegerConvolution, network: Quantised, arithmetic: Arithmetic,
         bias=scheme.bias,
         delay=delay,
     )
-    digits = unit.total - fewer if held.shifts is None else unit.total - held.shifts - fewer
-    return ready_convolution(held.layer, unit, digits=digits, bias=scheme.bias)
 
 
 def _convolution(node: Node, network: Quantised, x: Tensor, ready: Ready, fewer: int) -> Tensor:

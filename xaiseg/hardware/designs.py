@@ -1,6 +1,6 @@
 """Cycles of one output value in the designs that are compared, and the accelerators that hold many of them.
 
-``mma`` is the unit that this package simulates: it reads its delay and then emits a digit a cycle. The others are
+``mma`` is the unit that this package simulates: after its silent steps it emits a digit a cycle. The others are
 models of what it is compared with; each docstring says whose formula it is. The grouped unit of arXiv:2610.11748 is
 another micro-architecture and stays apart, in :mod:`xaiseg.hardware.grouped`.
 """
@@ -28,7 +28,7 @@ class Window:
         taps: kernel taps that meet in it.
         inputs: input channels that are added at once.
         digits: digits that a digit-serial unit emits.
-        delay: cycles before its first digit.
+        silent: cycles before its first digit: 2 or 1 of ``twos_complement``, 0 of ``merged``.
         bits: width of activations.
         lanes: multipliers of a bit-parallel block.
     """
@@ -36,7 +36,7 @@ class Window:
     taps: int
     inputs: int
     digits: int
-    delay: int = 2
+    silent: int = 2
     bits: int = 8
     lanes: int = 9
 
@@ -84,8 +84,8 @@ def window_cycles(name: str, window: Window) -> int:
 
 @design("mma")
 def _mma(window: Window) -> int:
-    """Delay and digits, whatever the number of products."""
-    return window.delay + window.digits
+    """Silent steps and digits, whatever the number of products."""
+    return window.silent + window.digits
 
 
 @design("cascade")

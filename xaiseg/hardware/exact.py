@@ -1,7 +1,8 @@
 """Convolutions of integers in floating point that are exact, by a bound from the weights.
 
 A sum whose terms' magnitudes add up to at most 2^24 is exact in float32 in whatever order it is added. Layers beyond
-that are split over input channels, and the parts are added in float64, exact to 2^53. Whatever the backend does is held
+that are split over input channels, and the parts are added in float64, exact to 2^53; where one input channel alone is
+beyond it, as with 16 bits, the whole layer is computed in float64. Whatever the backend does is held
 against a float64 convolution on a random crop, because algorithms that transform the data (Winograd, FFT) or shorten it
 (TF32, bfloat16) are no sums of products.
 """
@@ -126,8 +127,9 @@ class Exact:
         layer: what is computed.
         inputs: least and largest input for which the bound holds.
         bound: largest magnitude of any partial sum, in integers.
-        chunks: (first, last + 1) input channels of every group, one float32 convolution each.
-        weights: what each chunk multiplies with, float32, scaled.
+        chunks: (first, last + 1) input channels of every group, one convolution each.
+        weights: what each chunk multiplies with, scaled: float32, or float64 in one chunk where float32 holds no
+            input channel's sum.
         offset: (outputs,) float64, scaled, added to every output; None = nothing.
         reference: all weights in float64, scaled: what a crop is held against.
     """
@@ -163,7 +165,7 @@ def exact_convolution(
         offset: (outputs,) int64 added to the sums before they are scaled. None = 0.
 
     Raises:
-        UsageError: a single input channel passes float32's bound, or the whole sum float64's.
+        UsageError: a sum may pass float64's bound.
 
     >>> exact_convolution(Layer(torch.ones(4, 2, 3, 3)), inputs=(0, 255)).bound
     4590
@@ -179,7 +181,8 @@ def exact_convolution(
     chunks = _chunks(layer, largest_input, bound)
     scales = torch.ones(layer.outputs, dtype=torch.float64, device=device) if scale is None else scale
     reference = layer.weight.double() * _per_output(layer, scales)
-    weights = tuple(_chunk(layer, reference, a, b).float().contiguous() for a, b in chunks)
+    dtype = torch.float64 if len(chunks) == 1 and bound > FLOAT32_EXACT else torch.float32
+    weights = tuple(_chunk(layer, reference, a, b).to(dtype).contiguous() for a, b in chunks)
     held = total.double() * scales if bool(total.any()) else None
     return Exact(layer, inputs, bound, chunks, weights, held, reference)
 
@@ -193,7 +196,7 @@ def accumulate(x: Tensor, exact: Exact, *, seed: int = 0) -> Tensor:
         seed: chooses the crop that is held against float64.
 
     Returns:
-        (B, outputs, H', W'): float32 where one chunk does, else float64.
+        (B, outputs, H', W'): float32 where one chunk of float32 does, else float64.
 
     Raises:
         UsageError: an input out of range.
@@ -207,7 +210,7 @@ def accumulate(x: Tensor, exact: Exact, *, seed: int = 0) -> Tensor:
     if not (exact.inputs[0] <= low and high <= exact.inputs[1]):  # NaN fails too
         allowed = f"{exact.inputs[0]} to {exact.inputs[1]}"
         raise UsageError("an input is out of range", where="x", got=f"{low:g} to {high:g}", allowed=allowed)
-    values = x.float()
+    values = x.to(exact.weights[0].dtype)
     if len(exact.chunks) == 1:
         found = _convolution(values, exact.weights[0], exact.layer, exact.offset)
     else:
@@ -229,7 +232,7 @@ def accumulate(x: Tensor, exact: Exact, *, seed: int = 0) -> Tensor:
 
 
 def _convolution(x: Tensor, weight: Tensor, layer: Layer, offset: Tensor | None) -> Tensor:
-    """One float32 convolution by an algorithm that adds products."""
+    """One convolution by an algorithm that adds products."""
     bias = None if offset is None else offset.to(x.dtype)
     # NNPACK and cuDNN's search may choose Winograd, whose transforms round.
     with (
@@ -263,13 +266,12 @@ def _magnitudes(layer: Layer) -> Tensor:
 
 
 def _chunks(layer: Layer, largest_input: int, bound: int) -> tuple[tuple[int, int], ...]:
-    """Runs of input channels, as long as float32 is exact for the sums of each."""
+    """Runs of input channels, as long as float32 is exact for the sums of each; one run where it cannot be."""
     if bound <= FLOAT32_EXACT:
         return ((0, layer.inputs),)
     each = _magnitudes(layer).transpose(1, 2).flatten(0, 1) * largest_input  # (outputs and ways to meet, inputs)
-    if (worst := int(each.max())) > FLOAT32_EXACT:
-        then = "Use fewer bits"
-        raise UsageError("one input channel passes float32", where="layer", got=worst, allowed="2^24", then=then)
+    if int(each.max()) > FLOAT32_EXACT:
+        return ((0, layer.inputs),)
     chunks, first = [], 0
     held = torch.zeros_like(each[:, 0])
     for channel in range(layer.inputs):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from xaiseg.errors import UsageError
 from xaiseg.hardware.exact import Layer, layer_of
-from xaiseg.hardware.graph import Graph, Node
+from xaiseg.hardware.graph import Graph, Node, outside_hint
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def fold(graph: Graph) -> Folded:
                 raise UsageError(
                     f"{node.operator} cannot be folded: it reads no convolution of its own",
                     where=node.path,
-                    then=f"Keep it in floating point with outside=[{node.path!r}]",
+                    then=f"Keep it in floating point: {outside_hint([node.path])}",
                 )
             assert node.module is not None  # norms are modules
             convolutions[source.name] = _normalised(convolutions[source.name], node.module)

@@ -7,14 +7,18 @@ it runs in floating point, its inputs leave the integers and its outputs enter t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from torch import Tensor, fx, nn
 
 from xaiseg.errors import UsageError
 from xaiseg.hardware.operators import GATES, OPERATORS, POSITIONAL, REASONS, Operation
+
+#: Operators that read a tensor's shape.
+_OF_SHAPES: Final = frozenset({"getattr", "getitem", "size"})
 
 
 @dataclass(frozen=True)
@@ -104,22 +108,22 @@ def trace(network: nn.Module, *, outside: Sequence[str] = ()) -> Graph:
     try:
         traced = tracer.trace(network)
     except (fx.proxy.TraceError, TypeError, RuntimeError, ValueError) as error:
-        raise UsageError(
-            "the network's code cannot be traced",
-            where=type(network).__name__,
-            got=f"{type(error).__name__}: {error}".split("\n")[0],
-            allowed="code without decisions on values or shapes",
-            then="Keep the module that decides outside, or wrap the convolutional part in a module of its own",
-        ) from error
+        raise _untraced(network, tracer.stopped, error) from error
     module = fx.GraphModule(network, traced)
     nodes = [_node(node, module, tuple(outside)) for node in traced.nodes if node.op != "output"]
-    _refuse_unknown(nodes)
     known = {*dict(network.named_modules()), *(node.operator for node in nodes)}
     if strange := sorted(set(outside) - known):
         allowed = "a path of named_modules(), or an operator of the code"
         raise UsageError("the network has no such part", where="outside", got=", ".join(strange), allowed=allowed)
     if not any(node.kind == "convolution" for node in nodes):
-        raise UsageError("the network has no convolution", where=type(network).__name__, then="Nothing can move")
+        there = any(isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) for module in network.modules())
+        raise UsageError(
+            "all convolutions are kept outside" if there else "the network has no convolution",
+            where=type(network).__name__,
+            allowed="one module or more of Conv2d, ConvTranspose2d, Linear",
+            then="There is nothing that can move to integers",
+        )
+    _refuse_unknown(nodes)
     (answer,) = next(node for node in traced.nodes if node.op == "output").args
     if not isinstance(answer, fx.Node):
         raise UsageError("the network answers more than one tensor", where=type(network).__name__, allowed="one")
@@ -136,12 +140,56 @@ def _arguments(traced: fx.Graph) -> tuple[str, ...]:
     return tuple(node.name for node in found)
 
 
+def _untraced(network: nn.Module, path: str, error: Exception) -> UsageError:
+    """What to say of code that the trace cannot follow.
+
+    Args:
+        network: the whole.
+        path: the module whose code it is; "" = the network itself, which cannot stay outside of itself.
+        error: what the trace says.
+    """
+    then = "The network itself decides: move that code into a module of its own and keep it outside"
+    return UsageError(
+        "the network's code cannot be traced",
+        where=path or type(network).__name__,
+        got=f"{type(error).__name__}: {error}".split("\n")[0],
+        allowed="code without decisions on values or shapes",
+        then=f"Keep the module that decides in floating point: {outside_hint([path])}" if path else then,
+    )
+
+
+def outside_hint(names: Sequence[str]) -> str:
+    """The line of model.yaml that keeps these outside.
+
+    >>> outside_hint(["head.norm", "0.1"])
+    'outside: [head.norm, "0.1"]'
+    """
+    # A path of numbers alone would be read as a number.
+    return f"outside: [{', '.join(name if name[:1].isalpha() else json.dumps(name) for name in names)}]"
+
+
 class _Tracer(fx.Tracer):
-    """Modules that stay outside are one node each."""
+    """Modules that stay outside are one node each.
+
+    Attributes:
+        outside: paths of modules, and names of operators.
+        stopped: path of the innermost module whose code the trace could not follow; "" = the network's own.
+    """
 
     def __init__(self, outside: tuple[str, ...]) -> None:
         super().__init__()
         self.outside = outside
+        self.stopped = ""
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Follows a module's code and remembers where that fails."""
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            self.stopped = self.stopped or self.path_of_module(m)
+            raise
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether the trace does not enter a module."""
@@ -236,7 +284,8 @@ def _refuse_unknown(nodes: list[Node]) -> None:
     unknown = [node for node in nodes if node.reason.startswith("! ")]
     if not unknown:
         return
-    first = unknown[0]
+    # Code that reads a shape stands before what needs it: the latter is what a user can change.
+    first = next((node for node in unknown if node.operator not in _OF_SHAPES), unknown[0])
     places = list(dict.fromkeys(f"{node.operator} in {node.path or 'the network itself'}" for node in unknown))
     names = list(dict.fromkeys(node.operator if node.module is None else node.path for node in unknown))
     able = sum(node.kind == "convolution" for node in nodes)
@@ -245,7 +294,7 @@ def _refuse_unknown(nodes: list[Node]) -> None:
         where=first.path or "the network's own code",
         got=", ".join(places[:5]) + (f" and {len(places) - 5} more" if len(places) > 5 else ""),
         allowed=f"the rest, {able} convolutions among it, can move",
-        then=f"Keep what cannot move in floating point: outside={names!r}",
+        then=f"Change that, or keep what cannot move in floating point: {outside_hint(names)}",
     )
 
 

@@ -163,7 +163,8 @@ def _step_up(arguments: Arguments) -> Operation | str:
     factor, mode = arguments.get("scale_factor"), arguments.get("mode", "nearest")
     factors = {float(value) for value in factor} if isinstance(factor, tuple | list) else {float(factor or 0)}
     if len(factors) != 1 or not (value := factors.pop()).is_integer() or value < 1:
-        return "a step up needs one whole scale_factor"
+        instead = ": write scale_factor=2, say, in place of size" if arguments.get("size") is not None else ""
+        return f"a step up needs one whole scale_factor{instead}"
     if mode == "nearest":
         return Operation("nearest", factor=int(value))
     if mode != "bilinear" or arguments.get("align_corners") or arguments.get("antialias"):

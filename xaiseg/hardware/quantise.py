@@ -20,6 +20,7 @@ from xaiseg.hardware.folding import Convolution, Folded, by_output, per_output
 from xaiseg.hardware.formats import Format, quantised, shared
 from xaiseg.hardware.graph import Node
 from xaiseg.hardware.observers import Observer, Range, observe
+from xaiseg.hardware.reach import Endless, Limit, finest
 from xaiseg.hardware.unit import Unit
 
 
@@ -103,7 +104,8 @@ def quantise(
         scheme: None = ``Scheme()``.
 
     Raises:
-        UsageError: the test split, an image or a value that is not finite, a sum that may pass float64's integers.
+        UsageError: the test split, an image or a value that is not finite, a sum that may pass float64's integers,
+            weights too large for a layer whose input and output share an exponent.
     """
     if split.strip().lower() == "test":
         raise UsageError(
@@ -129,45 +131,64 @@ def quantise(
 def _reachable(
     folded: Folded, formats: dict[str, Format], group: Mapping[str, str], scheme: Scheme
 ) -> dict[str, Format]:
-    """The formats without exponents finer than the sums behind them: no digit follows the last one of an exact sum.
+    """The formats without exponents finer than the sums behind them: no digit follows the last one of an exact sum."""
+    limits = []
+    for node in folded.graph.nodes:
+        if node.name not in formats or node.kind not in ("convolution", "add"):
+            continue
+        sources = tuple(group[name] for name in node.inputs)
+        if node.kind == "add":
+            limits.append(Limit(node.name, group[node.name], sources))
+        else:
+            weights, bias = (int(found.min()) for found in _finest(folded.convolutions[node.name], scheme))
+            limits.append(Limit(node.name, group[node.name], sources, weights, bias))
+    found = finest({of: formats[name].exponent for name, of in group.items()}, limits)
+    if isinstance(found, Endless):
+        raise _endless(found, folded, scheme)
+    return {name: replace(held, exponent=found[group[name]]) for name, held in formats.items()}
 
-    A coarser input makes coarser sums, so this goes on until nothing changes; exponents only fall.
-    """
-    changed = True
-    while changed:
-        changed = False
-        for node in folded.graph.nodes:
-            if node.name not in formats or node.kind not in ("convolution", "add"):
-                continue
-            if node.kind == "add":
-                finest = max(formats[name].exponent for name in node.inputs)
-            else:
-                source = formats[node.inputs[0]]
-                held = _weight_exponents(folded.convolutions[node.name], source, formats[node.name], scheme)
-                finest = source.exponent + int(held.min())
-            if finest < formats[node.name].exponent:
-                changed = True
-                for name in formats:
-                    if group[name] == group[node.name]:
-                        formats[name] = replace(formats[name], exponent=finest)
-    return formats
+
+def _endless(found: Endless, folded: Folded, scheme: Scheme) -> UsageError:
+    """What to say of layers whose weights would lower the exponent of their own input for ever."""
+    paths = {node.name: node.path for node in folded.graph.nodes}
+    worst = min(found.limits, key=lambda limit: limit.gain).node
+    magnitude = float(folded.convolutions[worst].weight.abs().max())
+    top = 2 ** (scheme.weight_bits - 1) - 1
+    wide = next((bits for bits in range(scheme.weight_bits + 1, 17) if 2 ** (bits - 1) - 1 >= magnitude), None)
+    more = "" if wide is None else f"use weight_bits: {wide}, "
+    return UsageError(
+        "weights are too large, batch normalisation folded in: a skip gives this layer's output the scale of its input",
+        where=paths[worst],
+        got=f"a weight of magnitude {magnitude:.4g}",
+        allowed=f"up to {top} with weight_bits: {scheme.weight_bits} where input and output share a scale",
+        then=f"Look for a norm channel of nearly no variance, {more}or keep the layer and its norm outside",
+    )
+
+
+def _finest(convolution: Convolution, scheme: Scheme) -> tuple[Tensor, Tensor]:
+    """(outputs,) float64 twice: the finest exponents at which each channel's weights fit, and its sum for its bias."""
+    magnitudes = by_output(convolution).abs().flatten(1).amax(1)
+    top = 2 ** (scheme.weight_bits - 1) - 1
+    weights = torch.floor(torch.log2(top / magnitudes.clamp(min=2.0**-40)))
+    # The bias lies in the same sum: where it is much larger than the weights, these get coarser.
+    room = (scheme.bits + scheme.weight_bits - 2) if scheme.bias == "serial" else _total(convolution, scheme) - 1
+    return weights, torch.floor(torch.log2((2**room - 1) / convolution.bias.abs().clamp(min=2.0**-40)))
+
+
+def _total(convolution: Convolution, scheme: Scheme) -> int:
+    """Digits of the exact sum."""
+    terms = convolution.geometry.terms + (scheme.bias == "serial")
+    return Unit(terms, bits=scheme.bits, weight_bits=scheme.weight_bits).total
 
 
 def _weight_exponents(convolution: Convolution, source: Format, target: Format | None, scheme: Scheme) -> Tensor:
     """(outputs,) int64: the finest exponent at which weights, bias and digits of each channel fit."""
-    bare = convolution.geometry
-    magnitudes = by_output(convolution).abs().flatten(1).amax(1)
-    top = 2 ** (scheme.weight_bits - 1) - 1
-    found = torch.floor(torch.log2(top / magnitudes.clamp(min=2.0**-40)))
-    serial = scheme.bias == "serial"
-    total = Unit(bare.terms + serial, bits=scheme.bits, weight_bits=scheme.weight_bits).total
-    # The bias lies in the same sum: where it is much larger than the weights, these get coarser.
-    room = 2 ** ((scheme.bits + scheme.weight_bits - 2) if serial else total - 1) - 1
-    bias = convolution.bias.abs().clamp(min=2.0**-40)
-    found = torch.minimum(found, torch.floor(torch.log2(room / bias)) - source.exponent)
+    weights, bias = _finest(convolution, scheme)
+    found = torch.minimum(weights, bias - source.exponent)
     if target is not None:
         # As many digits as the output has bits must remain, so that the unit has read its whole input.
-        found = found.clamp(max=target.exponent - source.exponent + total - scheme.bits)
+        most = target.exponent - source.exponent + _total(convolution, scheme) - scheme.bits
+        found = found.clamp(max=most)
     return (found if scheme.per_channel else found.min().expand_as(found)).long()
 
 

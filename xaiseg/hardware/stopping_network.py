@@ -32,7 +32,7 @@ class LayerStops:
     Attributes:
         path: the module.
         windows: output values.
-        cycles_full: cycles of all of them with every digit, delays included.
+        cycles_full: cycles of all of them with every digit, silent steps at the start included.
         cycles: the same where each stopped: what energy follows.
         lockstep_full: cycles of the groups with every digit.
         lockstep: the same until the slowest unit of each group stopped: what time follows.
@@ -83,7 +83,7 @@ def run_stopping(
         x = values[0][:, :, None, None] if held.linear else values[0]
         stopped = _stopped(node, network, x, ready, policy)
         last = ready.digits.view(-1, 1, 1).expand_as(stopped.digits)
-        rows.append(_row(node.path, stopped, last, ready.unit.delay, accelerator))
+        rows.append(_row(node.path, stopped, last, ready.unit.silent, accelerator))
         return rounded_values(stopped.values, node, network)
 
     with torch.inference_mode():
@@ -158,7 +158,7 @@ def _stopped(node: Node, network: Quantised, x: Tensor, ready: Ready, policy: Po
     )
 
 
-def _row(path: str, stopped: Stopped, last: Tensor, delay: int, accelerator: Accelerator) -> LayerStops:
+def _row(path: str, stopped: Stopped, last: Tensor, silent: int, accelerator: Accelerator) -> LayerStops:
     counts = torch.bincount(stopped.rules.flatten(), minlength=len(RULES)).tolist()
     windows = last.numel()
     size = {"outputs": int(accelerator.outputs.value), "pixels": int(accelerator.pixels.value)}
@@ -166,10 +166,10 @@ def _row(path: str, stopped: Stopped, last: Tensor, delay: int, accelerator: Acc
     return LayerStops(
         path,
         windows,
-        cycles_full=int(last.sum()) + delay * windows,
-        cycles=int(stopped.digits.sum()) + delay * windows,
-        lockstep_full=int(groups.sum()) + delay * groups.numel(),
-        lockstep=int(slowest.sum()) + delay * slowest.numel(),
+        cycles_full=int(last.sum()) + silent * windows,
+        cycles=int(stopped.digits.sum()) + silent * windows,
+        lockstep_full=int(groups.sum()) + silent * groups.numel(),
+        lockstep=int(slowest.sum()) + silent * slowest.numel(),
         rules={rule: count for rule, count in zip(RULES, counts, strict=True) if count},
     )
 

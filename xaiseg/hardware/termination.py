@@ -79,7 +79,7 @@ class Stopped:
     Attributes:
         values: int64, in units of the exact sum's last digit; of the head the sign alone means something.
         rules: int64 codes, places in ``RULES``.
-        digits: int64, how many were emitted; a unit takes that many cycles and its delay.
+        digits: int64, how many were emitted; a unit takes that many cycles and its silent ones.
     """
 
     values: Tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Interval:
         icc: intraclass correlation, or None.
         deff: design effect, or None.
         reason: why there are no bounds; empty otherwise.
+        floored: the ends that are as far as they are for values which no case has shown: "", "lower", "upper", "both".
     """
 
     value: float | None
@@ -37,6 +39,7 @@ class Interval:
     icc: float | None = None
     deff: float | None = None
     reason: str = ""
+    floored: Literal["", "lower", "upper", "both"] = ""
 
     @property
     def level(self) -> float:

@@ -114,7 +114,8 @@ def mean_intervals(
         spread = student.bounds(alpha, bootstrap_clusters=bootstrap_clusters)
         pair, why, floored = with_range_floor(spread, mean.value, size, alpha, bounds)
         how = f"{method}, range floor" if floored else method
-        result.append(Interval(mean.value, *pair, alpha, how, len(y), k, sd=sd, icc=icc, deff=deff, reason=why))
+        held = Interval(mean.value, *pair, alpha, how, len(y), k, sd=sd, icc=icc, deff=deff, reason=why)
+        result.append(replace(held, floored=floored))
     return tuple(result)
 
 
@@ -125,7 +126,7 @@ def _too_few(mean: ClusterMean, min_clusters: int, min_cases: int | None, bootst
     median = float(np.median(mean.sizes))
     if min_cases is not None and median < min_cases:
         return (
-            f"{k} clusters with a median of {median:g} cases; needed are {bootstrap_clusters} clusters, "
-            f"or {min_cases} cases in the median cluster"
+            f"{k} clusters with a median of {median:g} {'case' if median == 1 else 'cases'}; needed are "
+            f"{bootstrap_clusters} clusters, or {min_cases} cases in the median cluster"
         )
     return ""

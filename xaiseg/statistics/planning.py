@@ -125,7 +125,8 @@ def more_needed(interval: Interval, bound: float, sense: Sense, kind: Kind) -> i
         bound: the requirement.
         sense: "at_least", "at_most" or "within".
         kind: of the quantity. A proportion's effective number of cases grows with the clusters; else the distance from
-            the estimate to each bound shrinks with 1 / sqrt(clusters).
+            the estimate to each end shrinks with 1 / sqrt(clusters), and where the end allows for values that no case
+            has shown with their possible share, about 1 / clusters, until the spread alone is wider.
 
     Returns:
         The number; 0 when it is decided already; None when more than 10,000 are needed ("sits on the bound") or nothing
@@ -165,13 +166,15 @@ def _projected(interval: Interval, kind: Kind, k: int) -> tuple[float | None, fl
     if kind == "proportion":
         size = (interval.n / interval.deff if interval.deff else now) * k / now
         return clopper_pearson(value * size, size, interval.alpha)
-    if interval.lower is not None and interval.upper is not None:
-        shrink = math.sqrt(now / k)
-        return value - (value - interval.lower) * shrink, value + (interval.upper - value) * shrink
-    if not interval.sd:
-        return None, None
-    half = t_quantile(1.0 - interval.alpha, k - 1) * interval.sd / math.sqrt(k)
-    return value - half, value + half
+    half = t_quantile(1.0 - interval.alpha, k - 1) * interval.sd / math.sqrt(k) if interval.sd else None
+    if interval.lower is None or interval.upper is None:
+        return (None, None) if half is None else (value - half, value + half)
+    unseen = (1.0 - interval.alpha ** (1.0 / k)) / (1.0 - interval.alpha ** (1.0 / now))
+
+    def width(wide: float, end: str) -> float:
+        return max(wide * unseen, half or 0.0) if interval.floored in (end, "both") else wide * math.sqrt(now / k)
+
+    return value - width(value - interval.lower, "lower"), value + width(interval.upper - value, "upper")
 
 
 def _most_misses(n: np.ndarray, bound: float, alpha: float) -> np.ndarray:

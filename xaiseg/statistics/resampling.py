@@ -164,7 +164,7 @@ def statistic_intervals(
         spread = student.bounds(alpha, bootstrap_clusters=bootstrap_clusters)
         pair, why, floored = with_range_floor(spread, value, size, alpha, bounds)
         how = f"{method}, range floor" if floored else method
-        result.append(Interval(known, *pair, alpha, how, n, k, sd=sd, reason=why))
+        result.append(Interval(known, *pair, alpha, how, n, k, sd=sd, reason=why, floored=floored))
     return tuple(result)
 
 

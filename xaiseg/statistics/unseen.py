@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
 from xaiseg.statistics.clusters import ClusterMean
 
 Bounds = tuple[float | None, float | None]
+#: Ends of an interval.
+Ends = Literal["", "lower", "upper", "both"]
 
 #: Weight, in clusters, of the assumption that what was not seen comes in whole clusters: the smallest of 1, 1.5 and 2
 #: that held the error rates in the simulations of docs/statistics.md.
@@ -38,7 +40,7 @@ def effective_size(mean: ClusterMean, evidence: int, *, at_least_deff_1: bool) -
 
 def with_range_floor(
     pair: tuple[float, float] | None, value: float, size: float, alpha: float, possible: tuple[float, float] | None
-) -> tuple[Bounds, str, bool]:
+) -> tuple[Bounds, str, Ends]:
     """Widens bounds so that they also allow for values which no case has shown yet, and clips them to what is possible.
 
     A share of the population of ``1 - alpha ** (1 / size)`` is missed by ``size`` independent draws with probability
@@ -52,7 +54,8 @@ def with_range_floor(
         possible: (lowest, highest) possible value, each may be infinite, or None when not known.
 
     Returns:
-        (bounds; None where there is neither spread nor a finite range), why one is None, whether the floor decided.
+        (bounds; None where there is neither spread nor a finite range), why one is None, at which ends the floor
+        decided.
 
     >>> [round(bound, 3) for bound in with_range_floor(None, 0.9, 29, 0.05, (0.0, 1.0))[0]]
     [0.812, 0.91]
@@ -67,8 +70,10 @@ def with_range_floor(
     high = min(max(highs), highest) if highs else None
     missing = low is None or high is None
     why = "all clusters agree exactly and the range of possible values is not known" if missing else ""
-    floored = pair is None or min(lows) < pair[0] or max(highs) > pair[1]
-    return (low, high), why, floored
+    below = floor is not None and (pair is None or floor < pair[0])
+    above = ceiling is not None and (pair is None or ceiling > pair[1])
+    ends: Ends = "both" if below and above else "lower" if below else "upper" if above else ""
+    return (low, high), why, ends
 
 
 def unseen_size(n_clusters: int) -> float:
