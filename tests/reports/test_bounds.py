@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -82,6 +83,25 @@ def test_nothing_measured_is_said_in_words():
     assert threshold_plot([finding], {}) is None
     other, estimates = pair("at_least", 0.7, 0.8, 0.75, 0.85)
     assert ">not run</text>" in threshold_plot([finding, other], estimates)
+
+
+def test_the_build_stands_first_and_a_long_label_is_not_cut():
+    finding, estimates = pair("at_least", 0.7, 0.8, 0.75, 0.85)
+    requirement = Requirement(
+        "equivalence.explanation", "spearman_to_ceiling", 0.7, "at_least", target="ridge", subject="msdf8"
+    )
+    held = str(threshold_plot([replace(finding, requirement=requirement)], estimates))
+    texts = re.findall(r">([^<]+)</text>", held)
+    assert texts[0].startswith("msdf8: rank agreement of maps")
+    assert f"{texts[0]} {texts[1]}" == "msdf8: rank agreement of maps, minus the noise ceiling, ridge"
+
+
+def test_what_does_not_apply_is_not_struck_through():
+    held, estimates = pair("at_least", 0.7, 0.8, 0.75, 0.85)
+    absent = Finding(Requirement("c", "n", 0.5, "at_least", subject="each"), Verdict.NOT_APPLICABLE, "S", "no boxes")
+    text = str(threshold_plot([held, absent], estimates))
+    assert text.count('stroke-width="0.6"') == 1, "the axis is drawn for the row that has a value alone"
+    assert ">each build: n</text>" in text
 
 
 def test_alternative_text_says_what_is_drawn():

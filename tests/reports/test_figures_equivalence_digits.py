@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from ruamel.yaml import YAML
@@ -75,6 +77,18 @@ def with_changes(rows, dice, ece):
 def test_a_calibration_error_that_falls_with_dice_is_pointed_out(rows, dice, ece, said):
     words = "With 3 fewer everywhere the calibration error falls by 0.0100 while Dice falls too, by 0.100"
     assert (words in told(with_changes(rows, dice, ece)).answer) == said
+
+
+def test_every_build_begins_a_sentence_and_no_axis_of_agreement_passes_1(rows):
+    twins = [{**row, "subject": name} for name in ("v", "w") for row in rows]
+    spec = VariantSpec(hardware="msdf").model_dump(mode="json", exclude_none=True)
+    found = story(view_of(get_check(ID), frame(ID, twins), world.AUDITED, world.FAST, {"v": spec, "w": spec}))
+    assert found.answer.startswith("In v ")
+    assert ". In w " in found.answer
+    ticks = [text.replace("−", "-") for text in re.findall(r'text-anchor="end">([^<]+)</text>', found.plots[0].picture)]
+    agreement = [float(text) for text in ticks[: ticks.index("0")]]
+    assert max(agreement) == 1.0
+    assert len(set(agreement)) == len(agreement) > 1
 
 
 def test_a_budget_that_nothing_meets_is_said(network):

@@ -26,16 +26,20 @@ def test_half_an_interval_keeps_two_digits():
         assert 10 <= half < 100 or places == 0
 
 
-def test_a_printed_number_is_within_half_a_step_or_says_that_it_is_smaller():
+def test_a_printed_number_is_within_half_a_step_and_never_reads_as_zero():
     rng = np.random.default_rng(1)
     for value in rng.normal(0, 1, 500) * 10.0 ** rng.integers(-5, 3, 500):
         for places in (0, 2, 3):
-            text = number(value, places).replace("−", "-")
-            if text[0] in "<>":
-                assert abs(value) <= 0.5 * 10.0**-places
-            else:
-                assert abs(float(text) - value) <= 0.5001 * 10.0**-places
-                assert float(text) != 0
+            shown = float(number(value, places).replace("−", "-"))
+            assert abs(shown - value) <= 0.5001 * 10.0**-places
+            assert shown != 0
+            assert (shown > 0) == (value > 0)
+
+
+def test_tiny_values_and_ends_can_be_told_apart():
+    found = estimate(-7.1e-10, -9.6e-10, -4.4e-10, unit="nat")
+    assert both_text(found, level=False) == "−7.1e−10 nat (−9.6e−10 to −4.4e−10 nat)"
+    assert both_text(estimate(-0.0012, -0.123, 0.121), level=False) == "−0.001 (−0.12 to 0.12)"
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf])

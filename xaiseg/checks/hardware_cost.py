@@ -237,7 +237,7 @@ def _image(rows: Any) -> Iterator[Quantity]:
 
 def _stops(rows: Any) -> Iterator[Quantity]:
     notes = {
-        "saved": "Cycles of all units that early stops save: what energy can follow, at most.",
+        "saved": "Cycles of all units that early stops save: what energy follows if one that stops draws nothing.",
         "saved_time": "Cycles of the groups in lockstep that early stops save: what time follows.",
     }
     for rule, held in rows.groupby("level", sort=True):

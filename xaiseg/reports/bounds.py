@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from textwrap import wrap
 from typing import Final
 
 from markupsafe import Markup
@@ -15,10 +17,12 @@ from xaiseg.reports.forest import ForestRow
 from xaiseg.reports.marks import mark_shape
 from xaiseg.reports.numbers import both_text, bound_text
 from xaiseg.reports.palette import LOOKS
-from xaiseg.reports.words import capital, listed, short_label
+from xaiseg.reports.words import capital, listed, short_label, uncapital
 
 _SIZE: Final = (128, 20)
 _LABEL: Final = 262
+#: Size of the text of labels in two lines.
+_SMALL: Final = 10.0
 
 
 def interval_mark(finding: Finding, estimate: Estimate | None) -> Markup:
@@ -60,11 +64,11 @@ def threshold_plot(findings: Sequence[Finding], estimates: Mapping[str, Estimate
     parts = [svg.shade(axis.start, axis(0), 4, height - 4), svg.line(axis(0), 2, axis(0), height, width=1.4)]
     for index, row in enumerate(rows):
         y = 10 + 22 * (index + 0.5)
-        parts.append(svg.text(0, y + 4, svg.fitted(row.label, _LABEL, size=12)))
-        parts.append(svg.line(axis.start, y, axis.stop, y, colour="line", width=0.6))
+        parts += _label(row.label, y)
         if row.value is None:
             parts.append(svg.text(axis(0) + 8, y + 4, row.right, size=11.5, colour="muted"))
             continue
+        parts.append(svg.line(axis.start, y, axis.stop, y, colour="line", width=0.6))
         if row.lower is not None and row.upper is not None:
             parts.append(svg.bar(axis, y, row.lower, row.upper, colour=row.colour))
         if row.look is not None:
@@ -74,12 +78,26 @@ def threshold_plot(findings: Sequence[Finding], estimates: Mapping[str, Estimate
         svg.ruler(axis, height + 3, ticks, "distance to the bound, as a share of the room between bound and ideal")
     )
     words = [f"{row.label}: {LOOKS[f.verdict].word}" for row, f in zip(rows, findings, strict=True)]
-    return svg.svg(680, height + 44, f"All {len(rows)} requirements: {listed(words, most=40)}.", parts)
+    return svg.svg(680, height + 44, f"All {len(rows)} requirements: {listed(words, most=len(words))}.", parts)
+
+
+def _label(words: str, y: float) -> list[str]:
+    """A label in one line, or in two smaller ones where it is too long."""
+    if svg.fitted(words, _LABEL) == words:
+        return [svg.text(0, y + 4, words)]
+    first, *more = wrap(words, int(_LABEL / (0.5 * _SMALL)))
+    if not more:
+        return [svg.text(0, y + 4, first, size=_SMALL)]
+    second = svg.fitted(" ".join(more), _LABEL, size=_SMALL)
+    return [svg.text(0, y - 1.5, first, size=_SMALL), svg.text(0, y + 8.5, second, size=_SMALL)]
 
 
 def _row(finding: Finding, estimate: Estimate | None) -> ForestRow:
     look, requirement = LOOKS[finding.verdict], finding.requirement
-    label = capital(short_label(requirement))
+    label = capital(short_label(replace(requirement, subject="reference")))
+    if requirement.subject != "reference":
+        # First, because a long label is cut at its end and builds must stay apart.
+        label = f"{'each build' if requirement.subject == 'each' else requirement.subject}: {uncapital(label)}"
     if estimate is None or estimate.value is None:
         return ForestRow(label, right=look.word)
     lower, upper = _ends(estimate)

@@ -193,9 +193,10 @@ def plain_story(view: View) -> Story:
 
 def absence(view: View) -> str:
     """Why a section has nothing to show, as one sentence."""
-    reasons = list(dict.fromkeys(item.reason for item in view.own() if item.reason))
+    reasons = [view.plan["unmeasured"][view.check]] if view.check in view.plan.get("unmeasured", {}) else []
+    reasons += list(dict.fromkeys(item.reason for item in view.own() if item.reason))
     reasons += [finding.reason for finding in view.findings if finding.verdict is not Verdict.PASS]
-    return f"there is nothing to show: {reasons[0]}." if reasons else "it gave no numbers."
+    return f"there is nothing to show: {reasons[0].rstrip('.')}." if reasons else "it gave no numbers."
 
 
 def missing_note(view: View, metrics: Sequence[str]) -> str:

@@ -8,11 +8,12 @@ from typing import Any, Final
 from markupsafe import Markup
 
 from xaiseg.estimate import Estimate
+from xaiseg.reports.builds import floating_parts, named_parts
 from xaiseg.reports.figures import Plot, Story, Table, View, absence, figure
 from xaiseg.reports.forest import ForestRow, forest
 from xaiseg.reports.numbers import both_text, bound_text
 from xaiseg.reports.palette import LOOKS, Look
-from xaiseg.reports.words import listed
+from xaiseg.reports.words import listed, plural
 
 #: Metrics of the table, and what they are called there.
 ROWS: Final = (
@@ -64,7 +65,7 @@ def equivalence_of_boxes(view: View) -> Story:
     names = builds(view)
     if not names:
         return Story(view.lead(absence(view)))
-    words = (("vanished", "boxes of the audited model that vanish"), ("appeared", "boxes of the build that are new"))
+    words = (("vanished", "boxes that vanish"), ("appeared", "boxes that are new"))
     said = []
     for name in names:
         shares = [(label, view.get(metric, subject=name)) for metric, label in words]
@@ -96,7 +97,7 @@ def _dice(view: View, names: Sequence[str]) -> Plot | None:
     if not rows:
         return None
     required = view.requirement("dice_change")
-    shown = listed([f"{row.label} {row.right}" for row in rows])
+    shown = listed([f"{row.label} {row.right}" for row in rows], most=len(rows))
     how = "0 = on average the build outlines as well as the audited one."
     if required is not None:
         how += f" The same within the margin is shown when a bar lies inside it: {bound_text(required, 'mean')}."
@@ -125,7 +126,11 @@ def _shares(view: View, names: Sequence[str], words: Sequence[tuple[str, str]]) 
         return None
     bounds = {item.bound for item in (view.requirement(metric) for metric, _ in words) if item is not None}
     required = view.requirement("vanished") if len(bounds) == 1 else None
-    alt = "What a mean hides: " + listed([f"{row.label} {row.right}" for row in rows if not row.heading], most=12) + "."
+    alt = (
+        "What a mean hides: "
+        + listed([f"{row.label} {row.right}" for row in rows if not row.heading], most=len(rows))
+        + "."
+    )
     how = "A mean can stay while single cases change. Bars are 90 % intervals; on the shaded side a bar is too much."
     return Plot(forest(rows, title="per cent", alt=alt, requirement=required, scale=100.0), "", how)
 
@@ -164,8 +169,9 @@ def _what(view: View, names: Sequence[str]) -> Table:
     for name in names:
         facts = held[name]
         ranges = facts.get("calibration")
-        said = f"{len(ranges['cases'])} images of {ranges['entry']}" if ranges else "not known here"
-        kept = len(facts.get("remains", ()))
-        moved = f"{facts['convolutions']} convolutions moved" if facts.get("convolutions") else "not known here"
-        rows.append((name, facts["sentence"], said, moved + (f", {kept} parts in floating point" if kept else "")))
-    return Table("The builds", ("build", "what it is", "ranges from", "what moved"), tuple(rows))
+        said = f"{plural(len(ranges['cases']), 'image')} of {ranges['entry']}" if ranges else "not known here"
+        moved, kept = facts.get("convolutions"), named_parts(floating_parts(facts))
+        count = plural(moved, "convolution") if moved else "not known here"
+        rows.append((name, facts["sentence"], said, count, kept or ("nothing" if moved else "not known here")))
+    head = ("build", "what it is", "ranges from", "what moved", "what stays in floating point")
+    return Table("The builds", head, tuple(rows))

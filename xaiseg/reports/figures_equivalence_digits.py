@@ -11,7 +11,7 @@ from xaiseg.reports import svg
 from xaiseg.reports.figures import Plot, Story, Table, View, absence, figure
 from xaiseg.reports.forest import WIDTH
 from xaiseg.reports.numbers import decimals, number
-from xaiseg.reports.words import listed, plural
+from xaiseg.reports.words import capital, listed, plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +34,7 @@ Held = Mapping[tuple[str, str], Estimate]
 @figure("equivalence.digits")
 def digits(view: View) -> Story:
     """A curve and the recommended state for each build, what the search saw, and a text for model.yaml."""
-    named = [name for name in view.plan["facts"]["variants"] if _held(view, name)]
+    named = [name for name in view.plan["facts"].get("variants", ()) if _held(view, name)]
     if not named:
         return Story(view.lead(absence(view)))
     table = view.run.table(view.check)
@@ -44,7 +44,8 @@ def digits(view: View) -> Story:
     for name in named:
         own = rows[rows["subject"] == name]
         tables += [_steps(_held(view, name), name), *_seen(own, name), *_paste(own, name)]
-    words = " ".join(_sentence(_held(view, name), rows[rows["subject"] == name], name) for name in named)
+    said = [_sentence(_held(view, name), rows[rows["subject"] == name], name) for name in named]
+    words = " ".join([*said[:1], *map(capital, said[1:])])
     return Story(view.lead(words), plots, tuple(tables))
 
 
@@ -136,16 +137,17 @@ def _panel(
     values = [scale * (held[metric, level].value or 0.0) for level in levels]
     ends = [*values, 1.0] if metric == "agreement" else [*values, 0.0]
     margin = 0.1 * (max(ends) - min(ends)) or 0.01
-    up = svg.Axis(min(ends) - margin, max(ends) + margin, top + _HEIGHT - 58, top)
+    low, high = min(ends) - margin, max(ends) + margin
+    # No share lies beyond 1 and none below 0, so neither does its axis.
+    low, high = max(low, 0.0) if metric == "flips" else low, min(high, 1.0) if metric == "agreement" else high
+    up = svg.Axis(low, high, top + _HEIGHT - 58, top)
     parts = [svg.text(across.start - _LEFT + 6, top - 8, title, size=11.5)]
-    ticks = up.ticks(4)
-    places = max(0, decimals(None, None, ticks[1] - ticks[0]) - 2) if len(ticks) > 1 else 2
-    for tick in ticks:
+    for tick, words in up.labels(4):
         colour = "muted" if tick == (1.0 if metric == "agreement" else 0.0) else "line"
         parts.append(svg.line(across.start, up(tick), across.stop, up(tick), colour=colour, width=0.8))
-        parts.append(svg.text(across.start - 6, up(tick) + 4, number(tick, places), size=11, anchor="end"))
-    for tick in across.ticks(5):
-        parts.append(svg.text(across(tick), up.start + 16, number(tick, 0), size=11, anchor="middle"))
+        parts.append(svg.text(across.start - 6, up(tick) + 4, words, size=11, anchor="end"))
+    for tick, words in across.labels(5):
+        parts.append(svg.text(across(tick), up.start + 16, words, size=11, anchor="middle"))
     curve = []
     for level, value in zip(levels, values, strict=True):
         x, item = across(held["digits", level].value or 0.0), held[metric, level]

@@ -58,7 +58,7 @@ def _answer(view: View, methods: Sequence[str], names: Sequence[str]) -> str:
     for method in methods:
         items = [(name, view.get("spearman", target=method, subject=name)) for name in names]
         ceiling = view.get("spearman_ceiling", target=method)
-        shown = listed([f"{name} {value_text(item)}" for name, item in items if item], most=6)
+        shown = listed([f"{name} {value_text(item)}" for name, item in items if item], most=len(items))
         if ceiling is not None and shown:
             beside = f"the audited build with other masks {value_text(ceiling)}"
             beside = beside if _draws(view, method) else "it draws no masks, so its ceiling is 1"
@@ -84,7 +84,7 @@ def _agreement(view: View, method: str, names: Sequence[str]) -> Plot:
         how += f"Required: {bound_text(required, 'mean')}. "
     how += "Bars are 90 % intervals, with room for images that were not drawn."
     title = f"{method}: rank correlation with the audited build's map, minus the noise ceiling"
-    alt = f"Agreement of {method} minus its noise ceiling: {listed([f'{row.label} {row.right}' for row in rows])}."
+    alt = f"Agreement of {method} minus its noise ceiling: {_spoken(rows)}."
     return Plot(forest(rows, title=title, alt=alt, requirement=required, zero=True), "", how)
 
 
@@ -94,14 +94,19 @@ def _deletion(view: View, methods: Sequence[str], names: Sequence[str]) -> Plot:
         rows += [ForestRow(method, heading=True), *_rows(view, "deletion_change", method, names)]
     held = [view.requirement("deletion_change", target=method) for method in methods]
     required = held[0] if all(held) else None
-    shown = listed([f"{row.label} {row.right}" for row in rows if not row.heading], most=6)
+    shown = _spoken([row for row in rows if not row.heading])
     how = "Every build's own map is tested on the build itself: how much its score falls while pixels are hidden, most "
     how += "important first. Left of 0 the build's map fits the build less than the audited map fits the audited build."
     bounds = [f"{method} {bound_text(each, 'mean')}" for method, each in zip(methods, held, strict=True) if each]
-    how += f" Required: {listed(bounds)}." if bounds else ""
+    how += f" Required: {listed(bounds, most=len(bounds))}." if bounds else ""
     title = "area over the deletion curve, build minus audited build"
     picture = forest(rows, title=title, alt=f"Change of the deletion score: {shown}.", requirement=required, zero=True)
     return Plot(picture, "", how)
+
+
+def _spoken(rows: Sequence[ForestRow]) -> str:
+    """Every row in words: none is left to the eye alone."""
+    return listed([f"{row.label} {row.right}" for row in rows], most=len(rows))
 
 
 def _rows(view: View, metric: str, method: str, names: Sequence[str]) -> list[ForestRow]:

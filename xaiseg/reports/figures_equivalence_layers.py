@@ -37,7 +37,7 @@ _UP: Final = 84
 @figure("equivalence.layers")
 def layers(view: View) -> Story:
     """The flips of each rung, the ratio of each layer by build, and the layers that lose most by themselves."""
-    named = [name for name in view.plan["facts"]["variants"] if _held(view, "sqnr", name)]
+    named = [name for name in view.plan["facts"].get("variants", ()) if _held(view, "sqnr", name)]
     if not named:
         return Story(view.lead(absence(view)))
     table = view.run.table(view.check)
@@ -68,12 +68,12 @@ def _answer(view: View, named: Sequence[str]) -> str:
     said = [f"build {name} breaks first at rung {first}" for name, first in broken.items()]
     fine = [name for name in named if name not in broken]
     if fine:
-        said.append(f"no rung of {listed(fine)} changes the side of more than {share} of the pixels")
+        said.append(f"no rung of {listed(fine, most=len(fine))} changes the side of more than {share} of the pixels")
     words = "; ".join(said) + ". "
     low = {name: _count(view, "layers_below_floor", name) for name in named}
     parts = [f"in {plural(count, 'layer')} of {name}, {first}" for name, (count, first) in low.items() if count]
     above = [name for name, (count, _) in low.items() if not count]
-    parts += [f"in no layer of {listed(above)}"] if above else []
+    parts += [f"in no layer of {listed(above, most=len(above))}"] if above else []
     words += f"Accumulated errors leave less than {floor} {'; '.join(parts)}."
     if any(item.level == "E" for name in named for item in _held(view, "flips", name)):
         words += " On digit-serial units with all digits every integer of every layer was that of the golden model."
@@ -96,10 +96,11 @@ def _ladder(view: View, named: Sequence[str]) -> Plot:
         held = {name: {item.level: item for item in _held(view, "flips", name)} for name in group}
         longest = max(group, key=lambda name: len(set(held[name]) - {"F"}))
         if len(group) < len(named):
-            rows.append(ForestRow(listed(group), heading=True))
+            rows.append(ForestRow(listed(group, most=len(group)), heading=True))
         rows += [_rung(item, f"{level} {SHORT[level]}") for level, item in held[longest].items() if level != "F"]
         rows += [_rung(held[name]["F"], f"F {name}: fewer digits") for name in group if "F" in held[name]]
-    alt = "Pixels that change sides at each rung: " + listed([f"{row.label} {row.right}" for row in rows if row.right])
+    shown = [f"{row.label} {row.right}" for row in rows if row.right]
+    alt = f"Pixels that change sides at each rung: {listed(shown, most=len(shown))}"
     how = "Each rung is the whole network and differs from the one above in one thing, which alone makes what changes "
     how += "sides here. The first is A, the network in floating point. Bars are 90 % intervals and run beyond the axis "
     how += "where few images cannot exclude a rare large change."
@@ -148,9 +149,9 @@ def _panel(view: View, name: str, up: svg.Axis, *, last: bool) -> tuple[list[str
         svg.rect(_LEFT, up(floor), WIDTH - _LEFT, up.start - up(floor), colour="shade"),
         svg.line(_LEFT, up(floor), WIDTH, up(floor), colour="muted", dash="4 3"),
     ]
-    for tick in up.ticks(4):
+    for tick, words in up.labels(4):
         parts.append(svg.line(_LEFT, up(tick), WIDTH, up(tick), colour="line", width=0.7))
-        parts.append(svg.text(_LEFT - 6, up(tick) + 4, number(tick, 0), size=11, anchor="end"))
+        parts.append(svg.text(_LEFT - 6, up(tick) + 4, words, size=11, anchor="end"))
     parts.append(svg.text(0, up.stop - 8, "dB", size=11, colour="muted"))
     places = {item.target: place for place, item in enumerate(total)}
     spots = [(across(places[item.target]), up(item.value or 0.0)) for item in local if item.target in places]

@@ -1,16 +1,18 @@
-"""What would the builds cost? Cycles against agreement, the costliest layers, early stops, and the model behind."""
+"""What would the builds cost? Cycles against agreement, the costliest layers, early stops, and what is not counted."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from xaiseg.estimate import Estimate
 from xaiseg.reports import svg
+from xaiseg.reports.builds import NAMED, floating_parts
 from xaiseg.reports.figures import Plot, Story, Table, View, absence, figure
 from xaiseg.reports.forest import WIDTH
-from xaiseg.reports.numbers import both_text, number
-from xaiseg.reports.words import listed
+from xaiseg.reports.numbers import both_text
+from xaiseg.reports.placing import apart
+from xaiseg.reports.words import capital, listed, plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +21,7 @@ CHECK: Final = "hardware.cost"
 #: The design that a digit-serial build is for; the others compute the same convolutions.
 OWN: Final = "mma"
 DESIGNS: Final = {
-    "mma": "merged multiply-add",
+    "mma": "the build's digit-serial units",
     "cascade": "online multipliers and adder tree",
     "bit_serial": "bit-serial, least digit first",
     "bit_parallel": "bit-parallel",
@@ -30,7 +32,15 @@ KEPT: Final = (
     ("equivalence.segmentation", "agreement", "", "Dice of the two predictions"),
     ("equivalence.explanation", "spearman", "ridge", "rank agreement of ridge maps"),
 )
+CONSTANTS: Final = {
+    "clock_mhz": "clock",
+    "outputs": "output channels at once",
+    "pixels": "output pixels at once",
+    "inputs": "input channels at once",
+    "lanes": "multipliers of a bit-parallel block",
+}
 LAYERS: Final = 10
+_HEAD: Final = ("cycles", "compute-only ms", "GOPS", "mJ", "boundary, technology, source")
 
 
 @figure(CHECK)
@@ -41,9 +51,13 @@ def cost(view: View) -> Story:
         return Story(view.lead(absence(view)))
     names = [name for name in view.plan.get("variants", {}) if name in found]
     said = [_said(view, name) for name in names]
-    lead = view.lead(f"{'; '.join(said)}. Time and energy are computed from a model and leave memory traffic out.")
+    lead = view.lead(
+        f"{'; '.join(said)}. Time and energy are computed from a model and leave memory traffic out"
+        f"{_not_counted(view, names)}."
+    )
     plots = [plot for plot in (_pareto(view, names), _layers(view, names)) if plot is not None]
-    return Story(lead, tuple(plots), (_designs(view, names), *_stops(view, names), *_constants(view)))
+    tables = (_designs(view, names), *_baselines(view, names), *_outside(view, names), *_stops(view, names))
+    return Story(lead, tuple(plots), (*tables, *_constants(view)))
 
 
 def _get(view: View, name: str, metric: str, level: str) -> Estimate | None:
@@ -76,9 +90,8 @@ def _pareto(view: View, names: Sequence[str]) -> Plot | None:
     points = [f"{item.subject} {both_text(item)}" for _, held in panels for item in held]
     how = "Left is cheaper, up is closer to the audited model. Bars are 90 % intervals. Builds without "
     how += "digit-serial units have no cycles and are not drawn."
-    return Plot(
-        svg.svg(WIDTH, top + height + 48, f"Cost against agreement: {listed(points, most=12)}.", parts), "", how
-    )
+    alt = f"Cost against agreement: {listed(points, most=len(points))}."
+    return Plot(svg.svg(WIDTH, top + height + 48, alt, parts), "", how)
 
 
 def _kept(view: View, names: Sequence[str], check: str, metric: str, target: str) -> list[Estimate]:
@@ -99,26 +112,40 @@ def _panel(box: tuple[float, float, float, float], view: View, words: str, held:
     places = {name: (found.value or 0) / 1e6 for name, (found, _) in cycles.items() if found is not None}
     ends = [v for i in held for v in (i.value, *((i.interval.lower, i.interval.upper) if i.interval else ())) if v]
     spread = 0.06 * (max(ends) - min(ends)) or 0.01
+    # Neither agreement can be more than 1, so the axis ends there.
+    highest = min(max(ends) + spread, 1.0)
     low, high = min(places.values()), max(places.values())
     along = svg.Axis(low - 0.15 * (high - low or low), high + 0.3 * (high - low or high), left, left + width)
-    up = svg.Axis(min(ends) - spread, max(ends) + spread, top + height, top)
+    up = svg.Axis(min(ends) - spread, highest, top + height, top)
     parts = [svg.text(left, top - 10, words, bold=True)]
-    parts += [svg.line(left, up(tick), left + width, up(tick), colour="line", width=0.8) for tick in up.ticks(4)]
-    parts += [svg.text(left - 6, up(tick) + 4, number(tick, 3), size=11, anchor="end") for tick in up.ticks(4)]
+    for tick, said in up.labels(4):
+        parts.append(svg.line(left, up(tick), left + width, up(tick), colour="line", width=0.8))
+        parts.append(svg.text(left - 6, up(tick) + 4, said, size=11, anchor="end"))
     parts += [svg.line(left, top + height, left + width, top + height)]
-    for tick in along.ticks(4):
-        parts.append(svg.text(along(tick), top + height + 16, f"{tick:g}", size=11, anchor="middle"))
-    for name, place in places.items():
-        item, x = cycles[name][1], along(place)
+    for tick, said in along.labels(4):
+        parts.append(svg.text(along(tick), top + height + 16, said, size=11, anchor="middle"))
+    points = {name: (along(place), up(cycles[name][1].value or 0.0)) for name, place in places.items()}
+    parts += _names(points, (left, top, left + width + 20, top + height))
+    for name, (x, y) in points.items():
+        item = cycles[name][1]
         if item.interval and item.interval.lower is not None and item.interval.upper is not None:
             ends_px = up(item.interval.upper), up(item.interval.lower)
             parts.append(
                 svg.rect(x - 2.5, ends_px[0], 5, ends_px[1] - ends_px[0], colour="accent", opacity=0.42, radius=2.5)
             )
-        parts += [
-            svg.circle(x, up(item.value or 0.0), 4, colour="accent"),
-            svg.text(x + 8, up(item.value or 0) + 4, name),
-        ]
+        parts.append(svg.circle(x, y, 4, colour="accent"))
+    return parts
+
+
+def _names(points: Mapping[str, tuple[float, float]], frame: tuple[float, float, float, float]) -> list[str]:
+    """The names of the points, apart from one another, with a line where a name stands off its point."""
+    parts = []
+    spots = apart(list(points.values()), list(points), frame)
+    for (name, (x, y)), spot in zip(points.items(), spots, strict=True):
+        if spot.moved:
+            end = spot.x - 2 if spot.anchor == "start" else spot.x + 2
+            parts.append(svg.line(x, y, end, spot.y - 4, colour="muted", width=0.7))
+        parts.append(svg.text(spot.x, spot.y, name, anchor=spot.anchor))
     return parts
 
 
@@ -160,18 +187,71 @@ def _layers(view: View, names: Sequence[str]) -> Plot | None:
 
 
 def _designs(view: View, names: Sequence[str]) -> Table:
-    rows = []
-    images = _rows(view, "image")
+    """One row a build."""
+    rows = tuple((name, *_figures(row)) for name in names for row in _of_design(view, name) if row["level"] == OWN)
+    caption = "One image on each build's own digit-serial units. An energy stands only where a power is known"
+    return Table(caption, ("build", *_HEAD), rows)
+
+
+def _baselines(view: View, names: Sequence[str]) -> tuple[Table, ...]:
+    """The other designs, once where builds have the same figures."""
+    found: dict[tuple[str, ...], list[str]] = {}
     for name in names:
-        held = images[images["subject"] == name].to_dict("records")
-        for row in sorted(held, key=lambda row: list(DESIGNS).index(row["level"]) if row["level"] in DESIGNS else 99):
-            rows.append((f"{name}, {DESIGNS.get(row['level'], row['level'])}", *_figures(row)))
-    caption = (
-        "One image by design. Figures of different boundaries or technologies must not be divided by one another; an "
+        for row in _of_design(view, name):
+            if row["level"] != OWN:
+                found.setdefault((DESIGNS.get(row["level"], row["level"]), *_figures(row)), []).append(name)
+    if not found:
+        return ()
+    order = list(DESIGNS.values())
+    held = sorted(found.items(), key=lambda pair: order.index(pair[0][0]) if pair[0][0] in order else len(order))
+    rows = []
+    for (design, *figures), builds in held:
+        whose = "" if len(builds) == len(names) > 1 else f", {listed(builds, most=len(builds))}"
+        rows.append((f"{design}{whose}", *figures))
+    caption = "The same convolutions on other designs of the sizes named below. How many bit-serial blocks or "
+    caption += "bit-parallel multipliers stand against the digit-serial units is an assumption, and with another "
+    caption += "number of them any ratio comes out. Figures of different boundaries or technologies must not be "
+    caption += "divided by one another"
+    return (Table(caption, ("design", *_HEAD), tuple(rows)),)
+
+
+def _of_design(view: View, name: str) -> list[dict[Any, Any]]:
+    images = _rows(view, "image")
+    return list(images[images["subject"] == name].to_dict("records"))
+
+
+def _not_counted(view: View, names: Sequence[str]) -> str:
+    """What runs in floating point and costs nothing here, as the end of a sentence."""
+    parts = {name: floating_parts(view.plan["variants"][name]) for name in names}
+    counts = dict.fromkeys(len(each) for each in parts.values())
+    if not any(counts):
+        return ""
+    first = next(name for name in names if parts[name])
+    if len({tuple(each) for each in parts.values()}) == 1:
+        return f"; {plural(len(parts[first]), 'part')} in floating point {_is(len(parts[first]))} not counted"
+    shown = [f"{name} {len(each)}" for name, each in parts.items()]
+    return f"; parts in floating point are not counted ({listed(shown, most=len(shown))})"
+
+
+def _is(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def _outside(view: View, names: Sequence[str]) -> tuple[Table, ...]:
+    """What runs in floating point beside the units, build by build, once where it is the same."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for name in names:
+        found.setdefault(tuple(view.plan["variants"][name].get("remains", ())), []).append(name)
+    rows = tuple(
+        (listed(builds, most=len(builds)), " ".join([*map(capital, told[:NAMED]), *_more(told)]))
+        for told, builds in found.items()
+        if told
     )
-    caption += "energy stands only where a power is known"
-    head = ("build and design", "cycles", "compute-only ms", "GOPS", "mJ", "boundary, technology, source")
-    return Table(caption, head, tuple(rows))
+    return (Table("In floating point, and so in no figure above", ("build", "what"), rows),) if rows else ()
+
+
+def _more(told: Sequence[str]) -> list[str]:
+    return [f"And {len(told) - NAMED} more."] if len(told) > NAMED else []
 
 
 def _figures(row: dict[Any, Any]) -> tuple[str, ...]:
@@ -194,8 +274,10 @@ def _stops(view: View, names: Sequence[str]) -> tuple[Table, ...]:
             saved, time = (_get(view, name, metric, rule) for metric in ("saved", "saved_time"))
             if saved is not None and time is not None:
                 rows.append((f"{name}, {said}", _percent(saved), _percent(time)))
-    caption = "Stopping early, by rules that change no mask: what the units save (energy, at most) and what the "
-    caption += "slowest unit of each group in lockstep saves (time)"
+    caption = "Stopping early, by rules that change no mask, as if a unit added all input channels at once: what the "
+    caption += "units save (energy, if one that stops draws nothing) and what groups in lockstep save (time). A group "
+    caption += "takes as long with one channel as with all, so a layer of one channel weighs more in time than among "
+    caption += "the units: where it stops early, more time than cycles of units can be saved"
     return (Table(caption, ("build and rule", "cycles of units", "cycles of groups"), tuple(rows)),) if rows else ()
 
 
@@ -205,7 +287,17 @@ def _percent(item: Estimate) -> str:
 
 def _constants(view: View) -> tuple[Table, ...]:
     rows = tuple(
-        (row["target"].replace("_", " "), f"{row['value']:g} {row['unit']}", row["source"], row["note"])
+        (_constant(row["target"]), _with_unit(row["value"], row["unit"]), row["source"], row["note"])
         for row in _rows(view, "constant").to_dict("records")
     )
     return (Table("What these figures rest on", ("number", "value", "source", "where from"), rows),) if rows else ()
+
+
+def _constant(name: str) -> str:
+    """A constant in words; the power of a design names the design."""
+    design = name.removeprefix("power_w of ")
+    return f"power of {DESIGNS.get(design, design)}" if design != name else CONSTANTS.get(name, name.replace("_", " "))
+
+
+def _with_unit(value: float, unit: str) -> str:
+    return f"{value:g} {unit.removesuffix('s') if value == 1 else unit}"

@@ -12,7 +12,7 @@ from xaiseg.estimate import Estimate
 from xaiseg.protocol import Requirement
 from xaiseg.reports import svg
 from xaiseg.reports.marks import mark_shape
-from xaiseg.reports.numbers import decimals, number, range_text, value_text
+from xaiseg.reports.numbers import range_text, value_text
 from xaiseg.reports.palette import Look
 from xaiseg.reports.words import label
 
@@ -87,9 +87,7 @@ def forest(
         parts.append(svg.line(axis(0), 4, axis(0), height, colour="muted", dash="2 3"))
     for index, row in enumerate(rows):
         parts += _draw(row, axis, 8 + _ROW * (index + 0.5))
-    places = decimals(None, None, axis.ticks(5)[1] - axis.ticks(5)[0]) - 2 if len(axis.ticks(5)) > 1 else 1
-    labels = [(tick, number(tick, max(0, places))) for tick in axis.ticks(5)]
-    parts.append(svg.ruler(axis, height + 3, labels, title))
+    parts.append(svg.ruler(axis, height + 3, axis.labels(5), title))
     return svg.svg(WIDTH, height + 44, alt, parts)
 
 

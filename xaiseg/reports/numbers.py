@@ -26,10 +26,10 @@ def decimals(lower: float | None, upper: float | None, value: float | None = Non
 
 
 def number(value: float | None, places: int) -> str:
-    """A number at a precision; what rounds to zero but is none says so.
+    """A number at a precision; what would round to zero but is none keeps a digit, below 0.0001 with its exponent.
 
-    >>> number(0.0004, 2), number(0.0, 2), number(-0.25, 2), number(None, 2), number(12.0, 0)
-    ('< 0.01', '0', '−0.25', 'none', '12')
+    >>> number(0.0004, 2), number(-8.8e-6, 4), number(0.0, 2), number(-0.25, 2), number(None, 2), number(12.0, 0)
+    ('0.0004', '−8.8e−6', '0', '−0.25', 'none', '12')
     """
     if value is None or not math.isfinite(value):
         return "none"
@@ -37,9 +37,18 @@ def number(value: float | None, places: int) -> str:
         return "0"
     text = f"{abs(value):.{places}f}"
     if float(text) == 0:
-        smallest = f"{10.0**-places:.{places}f}"
-        return f"< {smallest}" if value > 0 else f"> −{smallest}"
+        text = f"{float(f'{abs(value):.1g}'):.4f}".rstrip("0") if abs(value) >= 1e-4 else scientific(abs(value))
     return f"−{text}" if value < 0 else text
+
+
+def scientific(value: float) -> str:
+    """Two digits and an exponent.
+
+    >>> scientific(0.00001234), scientific(-7e-10)
+    ('1.2e−5', '−7e−10')
+    """
+    digits, _, exponent = f"{value:.1e}".partition("e")
+    return f"{float(digits):g}e{int(exponent)}".replace("-", "−")
 
 
 def figure_of(estimate: Estimate, value: float | None, interval: Interval | None = None) -> str:

@@ -13,6 +13,7 @@ from xaiseg.checks.detection_rows import ID as SURVEY
 from xaiseg.estimate import Estimate
 from xaiseg.judge import Finding, Overall, Verdict
 from xaiseg.reports.bounds import interval_mark, threshold_plot
+from xaiseg.reports.builds import BuildVerdict, build_of, build_verdicts, by_build
 from xaiseg.reports.cases import words_of
 from xaiseg.reports.facts import cluster_words, plan_facts
 from xaiseg.reports.figures import Story, View, plain_story, story
@@ -74,6 +75,7 @@ class Line:
         drawing: the interval against its bound, or "".
         evidence: how many of what.
         anchor: where the number stands among the details, or "".
+        build: the build that it is required of, or "".
     """
 
     look: Look
@@ -86,6 +88,7 @@ class Line:
     drawing: Markup
     evidence: str
     anchor: str
+    build: str
 
 
 @dataclass(frozen=True)
@@ -124,8 +127,9 @@ def page_context(material: Material, comparison: Mapping[str, Any] | None = None
     plan, protocol, overall = material.plan, material.protocol, material.overall
     anchors = {name: f"e{index}" for index, name in enumerate(material.estimates)}
     lines = {f.requirement.id: _line(f, material, anchors) for f in material.findings}
-    gates = [f for f in material.findings if f.requirement.severity == "gate"]
-    others = [f for f in material.findings if f.requirement.severity != "gate"]
+    ordered = by_build(plan, material.findings)
+    gates = [f for f in ordered if f.requirement.severity == "gate"]
+    others = [f for f in ordered if f.requirement.severity != "gate"]
     scores = {name: str(check.score) for name, check in load_checks().items() if check.score}
     named = {
         name: metric_name(score).replace("excess context", "excess over the best baseline")
@@ -142,10 +146,10 @@ def page_context(material: Material, comparison: Mapping[str, Any] | None = None
     return {
         "plan": plan, "protocol": protocol, "model": plan["model"], "overall": overall,
         "look": LOOKS[overall.verdict], "big_mark": mark(LOOKS[overall.verdict], 44),
-        "facts": plan_facts(plan), "gates": [lines[f.requirement.id] for f in gates],
+        "facts": plan_facts(plan), "builds": _builds(material), "gates": [lines[f.requirement.id] for f in gates],
         "others": [lines[f.requirement.id] for f in others],
         "other_words": _advice(others), "key_numbers": [] if gates else _key_numbers(material, anchors),
-        "threshold": threshold_plot(material.findings, material.estimates),
+        "threshold": threshold_plot(ordered, material.estimates),
         "sections": [section for section in sections if section is not redone], "redone": redone, "warnings": warnings,
         "not_run": [item for item in plan["checks"] if not item["runs"]],
         "galleries": shown, "legend": legend, "box_legend": box_legend,
@@ -174,7 +178,14 @@ def _line(finding: Finding, material: Material, anchors: Mapping[str, str]) -> L
         drawing=interval_mark(finding, estimate),
         evidence=_evidence(estimate, material.plan) if estimate is not None else "",
         anchor=anchors.get(finding.estimate_id or "", ""),
+        build=build_of(material.plan, finding),
     )
+
+
+def _builds(material: Material) -> list[tuple[BuildVerdict, Look, Markup]]:
+    """The verdict on each build with its look and its mark."""
+    rows = build_verdicts(material.plan, material.findings)
+    return [(row, LOOKS[row.verdict], mark(LOOKS[row.verdict])) for row in rows]
 
 
 def _reason(finding: Finding, estimate: Estimate | None) -> str:

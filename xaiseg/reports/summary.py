@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from xaiseg.estimate import Estimate
 from xaiseg.judge import Finding, Overall, Verdict
+from xaiseg.reports.builds import build_verdicts, by_build
 from xaiseg.reports.facts import cluster_words
 from xaiseg.reports.numbers import both_text
 from xaiseg.reports.palette import LOOKS
@@ -46,13 +47,28 @@ def summary_markdown(
     )
     facts += f"{protocol['version']} (`{protocol['sha256'][:12]}`), exit code {overall.exit_code}"
     lines += [f"- {escaped(facts)}".replace("\\`", "`"), ""]
+    lines += _builds(plan, findings)
+    ordered = by_build(plan, findings)
     for severity, title in (("gate", "Gates"), ("warn", "Advisory"), ("info", "Information")):
-        lines += _table([f for f in findings if f.requirement.severity == severity], title, estimates)
+        lines += _table([f for f in ordered if f.requirement.severity == severity], title, estimates)
     if errors:
         lines += [f"{plural(len(errors), 'error')}:", ""]
         lines += [f"- {escaped(row['check'] or row['case'])}: {escaped(row['reason'])}" for row in errors[:10]]
         lines += [f"- and {len(errors) - 10} more, see report.html"] if len(errors) > 10 else []
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _builds(plan: Mapping[str, Any], findings: Sequence[Finding]) -> list[str]:
+    """The verdict on each build; nothing where there are none."""
+    rows = build_verdicts(plan, findings)
+    if not rows:
+        return []
+    lines = ["| Build | verdict | gates met | not met | undecided |", "| --- | --- | --- | --- | --- |"]
+    for row in rows:
+        word = f"{_SIGNS[row.verdict]} {LOOKS[row.verdict].word}"
+        name = escaped(row.name) if row.name else "audited model and data"
+        lines.append(f"| {name} | {word} | {row.met} | {row.failed} | {row.undecided} |")
+    return [*lines, ""]
 
 
 def _table(findings: Sequence[Finding], title: str, estimates: Mapping[str, Estimate]) -> list[str]:

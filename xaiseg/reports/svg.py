@@ -15,6 +15,8 @@ from markupsafe import Markup, escape
 
 from xaiseg.reports.palette import LIGHT
 
+#: Decimals beyond which a tick is written with its exponent.
+_PLAIN: Final = 5
 FONT: Final = "Source Sans 3, Segoe UI, Roboto, DejaVu Sans, sans-serif"
 
 
@@ -51,11 +53,35 @@ class Axis:
         >>> Axis(0.0, 1.0, 0, 1).ticks(5)
         [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
         """
+        step, places = self._step(count)
+        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        return [round(index * step, places + 1) for index in range(first, last + 1)]
+
+    def labels(self, count: int = 5) -> list[tuple[float, str]]:
+        """The ticks with as many decimals as their step has, so that no two read alike.
+
+        >>> [words for _, words in Axis(-0.006, 0.011, 0, 1).labels(4)]
+        ['−0.005', '0', '0.005', '0.010']
+        """
+        places = self._step(count)[1]
+        return [(tick, _tick(tick, places)) for tick in self.ticks(count)]
+
+    def _step(self, count: int) -> tuple[float, int]:
+        """The distance of two ticks, and its decimals."""
         raw = (self.high - self.low) / max(count, 1)
         size = 10.0 ** math.floor(math.log10(raw))
         step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= raw * 0.999)
-        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-        return [round(index * step, 10) for index in range(first, last + 1)]
+        return step, max(0, -math.floor(math.log10(step) + 1e-9))
+
+
+def _tick(value: float, places: int) -> str:
+    if value == 0:
+        return "0"
+    digits = math.floor(math.log10(abs(value)) + 1e-9) + places
+    if places <= _PLAIN or not 0 <= digits <= 2:
+        return f"{value:.{places}f}".replace("-", "−")
+    figures, _, exponent = f"{value:.{digits}e}".partition("e")
+    return f"{figures}e{int(exponent)}".replace("-", "−")
 
 
 def svg(width: float, height: float, title: str, parts: Iterable[str], *, style: str = "") -> Markup:

@@ -221,10 +221,11 @@ def short_reason(finding: Finding, estimate: Estimate | None) -> str:
 def plural(count: int, word: str, many: str = "") -> str:
     """A count with its noun.
 
-    >>> plural(1, "image"), plural(0, "entry", "entries")
-    ('1 image', '0 entries')
+    >>> plural(1, "image"), plural(30, "box"), plural(0, "entry", "entries")
+    ('1 image', '30 boxes', '0 entries')
     """
-    return f"{count} {word if count == 1 else many or word + 's'}"
+    ending = "es" if word.endswith(("s", "x", "ch", "sh")) else "s"
+    return f"{count} {word if count == 1 else many or word + ending}"
 
 
 def listed(names: Sequence[str], *, most: int = 4) -> str:

@@ -87,11 +87,12 @@ def read_material(run: RunDirectory) -> Material:
     """Everything that the documents are made of, read once."""
     plan = run.plan()
     findings, overall = run.findings()
-    judged = (run.path / "judged.json").is_file()
+    judged = run.read_json("judged.json") if (run.path / "judged.json").is_file() else plan["protocol"]
     return Material(
         run=run,
-        plan=plan,
-        protocol=run.read_json("judged.json") if judged else plan["protocol"],
+        # What a later protocol asks for and this run did not measure so: its sections say why they are empty.
+        plan=plan | {"unmeasured": judged.get("unmeasured", {})},
+        protocol=judged,
         estimates={item.id: item for item in run.estimates()},
         findings=tuple(findings),
         overall=overall,
