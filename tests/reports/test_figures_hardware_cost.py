@@ -74,6 +74,7 @@ def test_builds_are_told_with_cycles_time_and_energy():
 def test_the_plots_show_agreement_and_the_costliest_layers():
     pareto, layers = told(estimates(), rows()).plots
     assert "eight 0.990" in pareto.picture
+    assert "modelled energy: 35 mJ for each million" in pareto.picture
     assert "Dice of the two predictions" in pareto.picture
     assert "rank agreement" not in pareto.picture  # explanations were not measured
     assert {"eight", "six"} <= set(re.findall(">([^<]+)</text>", pareto.picture))

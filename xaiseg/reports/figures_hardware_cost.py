@@ -86,12 +86,20 @@ def _pareto(view: View, names: Sequence[str]) -> Plot | None:
     parts: list[str] = []
     for index, (words, held) in enumerate(panels):
         parts += _panel((gap + index * (width + gap), top, width - 20, height), view, words, held)
-    parts.append(svg.text(WIDTH / 2, top + height + 38, "million cycles an image", anchor="middle", colour="muted"))
+    parts.append(svg.text(WIDTH / 2, top + height + 38, _along(view, names[0]), anchor="middle", colour="muted"))
     points = [f"{item.subject} {both_text(item)}" for _, held in panels for item in held]
     how = "Left is cheaper, up is closer to the audited model. Bars are 90 % intervals. Builds without "
     how += "digit-serial units have no cycles and are not drawn."
     alt = f"Cost against agreement: {listed(points, most=len(points))}."
     return Plot(svg.svg(WIDTH, top + height + 48, alt, parts), "", how)
+
+
+def _along(view: View, name: str) -> str:
+    """The title of the axis; the modelled energy is so many millijoules for every million cycles."""
+    cycles, energy = (_get(view, name, metric, OWN) for metric in ("cycles", "energy_mj"))
+    if cycles is None or energy is None or not cycles.value or energy.value is None:
+        return "million cycles an image"
+    return f"million cycles an image; modelled energy: {1e6 * energy.value / cycles.value:.3g} mJ for each million"
 
 
 def _kept(view: View, names: Sequence[str], check: str, metric: str, target: str) -> list[Estimate]:
