@@ -65,7 +65,7 @@ def tables_of(pairs, *, lost=(), facts=None):
 def estimate_of(quantity, held, *, seed=0):
     table = held.cases.set_index("case", drop=False)
     lost = tuple(sorted(set(held.rows[ID].loc[held.rows[ID]["status"] == "failed", "case"])))
-    box = _Frame(ID, table[["cluster"]].assign(chance=1.0), lost, Decision(), seed, (), 0, 1)
+    box = _Frame(ID, table[["cluster"]].assign(chance=1.0), {"reference": lost}, Decision(), seed, (), 0, 1)
     return _estimates(quantity, box)[0]
 
 
