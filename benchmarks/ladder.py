@@ -36,9 +36,9 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=64, help="test phantoms")
     cases = parser.parse_args().cases
     torch.set_num_threads(1)
-    unet = _loaded(UNetCompact(1, 1), "unet-compact-phantom")
+    unet = loaded(UNetCompact(1, 1), "unet-compact-phantom")
     _table("unet-compact", unet, (), cases)
-    core = RadiomicCore(_loaded(radiomicnet_compact(1, 1), "radiomicnet-compact-phantom")).eval()
+    core = RadiomicCore(loaded(radiomicnet_compact(1, 1), "radiomicnet-compact-phantom")).eval()
     _table("radiomicnet-compact", core, OUTSIDE, cases)
 
 
@@ -48,13 +48,13 @@ def _table(name: str, network: nn.Module, outside: tuple[str, ...], cases: int) 
     for line in folded.graph.remains():
         print(f"  {line}")
     with torch.inference_mode():
-        positive = sum(int((network(*_arguments(network, x)) > 0).sum()) for x in _batches("test", cases))
+        positive = sum(int((network(*_arguments(network, x)) > 0).sum()) for x in batches("test", cases))
     print(f"  lesion in floating point: {positive / (cases * SIDE**2):.2%} of all pixels")
     for observer in OBSERVERS:
-        calibration = [_arguments(network, x) for x in _batches("validation", CALIBRATION)]
+        calibration = [_arguments(network, x) for x in batches("validation", CALIBRATION)]
         integers = quantise(folded, calibration, split="validation", scheme=Scheme(observer=observer))
         sums = {rung: np.zeros(3) for rung in RUNGS if rung != "F"}
-        for x in _batches("test", cases):
+        for x in batches("test", cases):
             for rung in climb(network, integers, _arguments(network, x)):
                 held = sums[rung.name]
                 held[0] = max(held[0], rung.largest)
@@ -64,7 +64,7 @@ def _table(name: str, network: nn.Module, outside: tuple[str, ...], cases: int) 
                 f"  {observer:10} {rung} {RUNGS[rung]:45} largest {largest:8.3g}  flips {flips:.4%}  "
                 f"from float {from_float:.4%}"
             )
-        first = next(_batches("test", BATCH))
+        first = next(batches("test", BATCH))
         samples = sampled_windows(deploy(integers), _arguments(network, first), count=WINDOWS)
         different = sum(sample.different for sample in samples)
         print(f"  {observer:10} windows through the recurrence: {WINDOWS * len(samples)}, different: {different}")
@@ -74,14 +74,16 @@ def _arguments(network: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
     return network.arguments(x) if isinstance(network, RadiomicCore) else (x,)
 
 
-def _batches(split: Split, count: int) -> Iterator[Tensor]:
+def batches(split: Split, count: int) -> Iterator[Tensor]:
+    """Phantoms (B, 1, SIDE, SIDE) of a split, in [0, 1]."""
     spec = PhantomSpec(split=split, size=(SIDE, SIDE))
     for first in range(0, count, BATCH):
         cases = (phantom_case(spec, index)[0] for index in range(first, min(first + BATCH, count)))
         yield torch.stack([torch.as_tensor(image.astype(np.float32) / 255)[None] for image in cases])
 
 
-def _loaded(network: nn.Module, name: str) -> nn.Module:
+def loaded(network: nn.Module, name: str) -> nn.Module:
+    """The network with its shipped weights, in evaluation mode."""
     network.load_state_dict(load_file(WEIGHTS / f"{name}.safetensors"))
     return network.eval()
 

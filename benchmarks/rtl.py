@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from xaiseg.data.phantoms import PhantomSpec, Split, phantom_case
+from benchmarks.ladder import CALIBRATION, batches, loaded
 from xaiseg.hardware.cosimulation import STRATA, Cosimulated, cosimulate
 from xaiseg.hardware.deployed import deploy
 from xaiseg.hardware.folding import fold
@@ -25,8 +22,7 @@ from xaiseg.hardware.unit import EXACT
 from xaiseg.zoo.radiomicnet import radiomicnet_compact
 from xaiseg.zoo.unet_compact import UNetCompact
 
-WEIGHTS = Path(__file__).resolve().parents[1] / "xaiseg" / "zoo" / "weights"
-SIDE, CALIBRATION, CASES = 128, 16, 2
+CASES = 2
 
 
 def main() -> None:
@@ -34,9 +30,9 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=200, help="output values a convolution")
     windows = parser.parse_args().windows
     torch.set_num_threads(1)
-    unet = _loaded(UNetCompact(1, 1), "unet-compact-phantom")
-    core = RadiomicCore(_loaded(radiomicnet_compact(1, 1), "radiomicnet-compact-phantom")).eval()
-    seen, given = _phantoms("validation", CALIBRATION), _phantoms("test", CASES)
+    unet = loaded(UNetCompact(1, 1), "unet-compact-phantom")
+    core = RadiomicCore(loaded(radiomicnet_compact(1, 1), "radiomicnet-compact-phantom")).eval()
+    seen, given = (torch.cat(list(batches(*each))) for each in (("validation", CALIBRATION), ("test", CASES)))
     _network("unet-compact", unet, (), (seen,), (given,), windows)
     _network("radiomicnet-compact", core, OUTSIDE, core.arguments(seen), core.arguments(given), windows)
 
@@ -67,17 +63,6 @@ def _figures(layers: Iterable[Cosimulated]) -> str:
     ]
     ended, seconds = sum(layer.ended for layer in held), sum(layer.seconds for layer in held)
     return f"{digits:6} digits {clocks:6} clocks {ended:5} END  differ {differ}  {seconds:5.2f} s"
-
-
-def _loaded(network: nn.Module, name: str) -> nn.Module:
-    network.load_state_dict(load_file(WEIGHTS / f"{name}.safetensors"))
-    return network.eval()
-
-
-def _phantoms(split: Split, count: int) -> Tensor:
-    spec = PhantomSpec(split=split, size=(SIDE, SIDE))
-    cases = (phantom_case(spec, index)[0] for index in range(count))
-    return torch.stack([torch.as_tensor(image.astype(np.float32) / 255)[None] for image in cases])
 
 
 if __name__ == "__main__":
