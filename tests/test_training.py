@@ -192,7 +192,7 @@ def test_the_threshold_is_the_best_of_the_validation_part(tmp_path):
 
 def test_phantoms_know_their_own_parts(tmp_path):
     parts = training_parts._phantoms(3, ("device",))
-    held = training._plain(parts.entries["train"])
+    held = training.plain_entry(parts.entries["train"])
     assert held == {
         "reader": "phantom", "phantom": {"split": "train", "seed": 3}, "cluster": "patient", "strata": ["device"],
     }  # fmt: skip

@@ -157,7 +157,7 @@ def _finish(
     """Writes model.yaml, with the threshold that does best on the validation part where the recipe wants that."""
     path = _write_model(out, name, recipe, parts, trained, spec, "value: 0.5, chosen_on: default")
     chooses = recipe.choose_threshold and (spec.task == "detection" or len(spec.classes) == 2)
-    threshold, score = _own_grid(path, parts, spec, THRESHOLDS if chooses else (0.5,))
+    threshold, score = own_grid(path, parts, spec, THRESHOLDS if chooses else (0.5,))
     if chooses:
         _write_model(out, name, recipe, parts, trained, spec, f"value: {threshold}, chosen_on: val")
     return path, threshold, score
@@ -178,7 +178,7 @@ def _write_model(
         f"output: {{{answer}threshold: {{{threshold}}}}}",
         *([f"data_root: {flow(parts.root.as_posix())}"] if parts.split else []),
         "data:",
-        *(f"  {part}: {flow(_plain(parts.entries[part]))}" for part in ("test", "train", "validation")),
+        *(f"  {part}: {flow(plain_entry(parts.entries[part]))}" for part in ("test", "train", "validation")),
         'intended_use: ""',
     ]
     path = out / "model.yaml"
@@ -186,7 +186,7 @@ def _write_model(
     return path
 
 
-def _plain(entry: DataEntry) -> dict[str, Any]:
+def plain_entry(entry: DataEntry) -> dict[str, Any]:
     """The entry as a user would write it; the list of parts lies beside model.yaml and is named without a folder."""
     held: dict[str, Any] = {"reader": entry.reader, **entry.model_dump(mode="json", exclude_defaults=True)}
     if "meta" in held:
@@ -194,7 +194,7 @@ def _plain(entry: DataEntry) -> dict[str, Any]:
     return held
 
 
-def _own_grid(model_path: Path, parts: Parts, spec: ImageSpec, thresholds: Sequence[float]) -> tuple[float, Scored]:
+def own_grid(model_path: Path, parts: Parts, spec: ImageSpec, thresholds: Sequence[float]) -> tuple[float, Scored]:
     """The best threshold and its score, of the written model as an audit would see it, on the images' own pixels."""
     subject = load_subject(read_model_file(model_path))
     if isinstance(subject, Detector):

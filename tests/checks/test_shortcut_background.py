@@ -36,6 +36,8 @@ def test_a_planted_shortcut_is_caught_and_a_clean_model_is_not():
         assert reliance.function(reliance.values.sum(axis=0)) == expected
         drop = effect(found, "confidence_drop", "background", "swap")
         np.testing.assert_allclose(drop, 0.8 * expected, atol=1e-6)
+        share = effect(found, "relative_confidence_drop", "background", "swap")
+        np.testing.assert_allclose(share, expected * 0.8 / 0.9, atol=1e-6)
 
 
 def test_shams_alone_give_nothing():
@@ -136,7 +138,13 @@ def test_the_index_is_a_ratio_of_paired_effects():
         rows.append({"level": "removal", "lost_edit": bool(removal), "lost_sham": False, "case": case})
     rows[0]["lost_sham"] = True
     for row in rows:
-        row |= {"factor": "background", "object": "object 1", "confidence_edit": 0.1, "confidence_sham": 0.2}
+        row |= {
+            "factor": "background",
+            "object": "object 1",
+            "confidence": 0.3,
+            "confidence_edit": 0.1,
+            "confidence_sham": 0.2,
+        }
     cases = [{"case": name, "cluster": name} for name in "abc"]
     reliance = named(ID, rows, cases, PARAMS)[("context_reliance",)]
     assert reliance.function(reliance.values.sum(axis=0)) == pytest.approx((2 / 9) / (2 / 3))

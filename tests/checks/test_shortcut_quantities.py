@@ -15,6 +15,7 @@ ROWS = pd.DataFrame(
         "target": ["seal", "pup"] * 6,
         "lost_edit": RNG.random(12) < 0.6,
         "lost_sham": RNG.random(12) < 0.3,
+        "confidence": 0.3 + 0.7 * RNG.random(12),
         "confidence_edit": RNG.random(12),
         "confidence_sham": RNG.random(12),
     }
@@ -35,6 +36,10 @@ def test_effects_are_differences_of_edit_and_sham_in_the_same_row():
         assert effect.cases.tolist() == [row["case"] for row in held]
         expected = [row["confidence_sham"] - row["confidence_edit"] for row in held]
         np.testing.assert_allclose(found["confidence_drop", target, "x"].values, expected)
+        shares = [max(-1.0, value / row["confidence"]) for value, row in zip(expected, held, strict=True)]
+        relative = found["relative_confidence_drop", target, "x"]
+        np.testing.assert_allclose(relative.values, np.minimum(shares, 1.0))
+        assert (relative.worst, relative.better) == (1.0, "lower")
         assert found["flip_rate", target, "x"].values.mean() == np.mean([row["lost_edit"] for row in held])
         assert found["flip_rate", target, "x, sham"].values.mean() == np.mean([row["lost_sham"] for row in held])
         assert effect.values.mean() == pytest.approx(

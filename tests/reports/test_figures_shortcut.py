@@ -65,6 +65,7 @@ def test_a_planted_shortcut_is_told_with_its_bound_and_pictures():
     told = story(view_of("shortcut.background", floe_lover(), requirement=bound))
     assert told.answer.startswith("No: beyond the sham, of the objects that the model finds 1.00 (")
     assert "vanish before other backgrounds and " in told.answer
+    assert "before other backgrounds the confidence falls by 0.89 (" in told.answer
     assert told.plots[0].claim.endswith("beyond the bound of 0.5.")
     assert len(told.plots) == 2
     picture = str(told.plots[1].picture)

@@ -49,6 +49,15 @@ def drop(rows: pd.DataFrame) -> np.ndarray:
     return np.asarray(sham - edit)
 
 
+def relative_drop(rows: pd.DataFrame) -> np.ndarray:
+    """(n,) float64 in [-1, 1]: what :func:`drop` is of the confidence in the image as it is.
+
+    Only objects that are found have such rows, so that their confidence is above 0.
+    """
+    clean = rows["confidence"].to_numpy(dtype=np.float64)
+    return np.asarray(np.clip(drop(rows) / np.maximum(clean, np.finfo(np.float64).tiny), *DIFFERENCE))
+
+
 def effects(
     rows: pd.DataFrame,
     failed: bool,
@@ -94,13 +103,18 @@ def _effects(
 ) -> Iterator[Quantity]:
     cases = rows["case"].to_numpy(dtype=object)
     if not len(cases) and not (failed and worst is not None):
-        for name in (metric, "confidence_drop"):
+        for name in (metric, "relative_confidence_drop", "confidence_drop"):
             yield missing(name, "no object that the model finds could be edited so", factor=factor, level=level)
         return
     yield Quantity(
         metric, "mean", cases, lost(rows), better=better, of="object", worst=worst, factor=factor, level=level,
         weigh="case", bounds=DIFFERENCE, target=target, strata=True,
         note=f"{note}; share of found objects that are lost, {_PAIRED}",
+    )  # fmt: skip
+    yield Quantity(
+        "relative_confidence_drop", "mean", cases, relative_drop(rows), better=better, of="object", worst=worst,
+        factor=factor, level=level, weigh="case", bounds=DIFFERENCE, target=target,
+        note=f"{note}; share of the confidence in found objects that is lost, {_PAIRED}",
     )  # fmt: skip
     yield Quantity(
         "confidence_drop", "mean", cases, drop(rows), of="object", factor=factor, level=level, weigh="case",

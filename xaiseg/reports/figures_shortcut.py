@@ -33,6 +33,7 @@ _HEADS: Final[Mapping[str, str]] = {
     "neighbour_effect": "Neighbours' confidence",
     "appearance": "Answers at the mark",
     "suppression": "Objects that vanish",
+    "relative_confidence_drop": "Confidence that is lost",
     "edge_loss": "Vanish at the edge",
     "hidden_loss": "Vanish partly hidden",
 }
@@ -48,10 +49,14 @@ def background(view: View) -> Story:
     """How many objects vanish before other backgrounds."""
     said = {"swap": "before other backgrounds", "blur": "before their own background, blurred"}
     answer = _said(view, "suppression", "vanish", said)
+    share = view.get("relative_confidence_drop", factor="background", level="swap")
+    if answer and share is not None and share.value is not None:
+        answer += f"; before other backgrounds the confidence falls by {both_text(share)} of what it is"
     index = view.get("context_reliance")
     if answer and index is not None:
         answer += f"; the background takes away {both_text(index)} of what removing the object does"
-    return _story(view, answer, ("suppression",), "found objects that vanished before another background")
+    metrics = ("relative_confidence_drop", "suppression")
+    return _story(view, answer, metrics, "found objects that vanished before another background")
 
 
 @figure("shortcut.object")
@@ -147,7 +152,8 @@ def _story(view: View, answer: str, metrics: Sequence[str], telling: str) -> Sto
 
 
 def _effects(view: View, known: Sequence[Estimate], metrics: Sequence[str]) -> Plot:
-    requirement = view.requirement(metrics[0])
+    decided = next((metric for metric in metrics if view.requirement(metric) is not None), metrics[0])
+    requirement = view.requirement(decided)
     several = len({item.metric for item in known}) > 1
     rows: list[ForestRow] = []
     for metric in dict.fromkeys(item.metric for item in known):
@@ -159,7 +165,7 @@ def _effects(view: View, known: Sequence[Estimate], metrics: Sequence[str]) -> P
     alt = "Effects beyond the sham: " + listed([f"{_short(item)} {both_text(item)}" for item in known], most=10)
     title = "difference from the sham"
     single = requirement if not several else None
-    return Plot(forest(rows, title=title, alt=f"{alt}.", requirement=single, zero=True), _claim(view, metrics[0]), _HOW)
+    return Plot(forest(rows, title=title, alt=f"{alt}.", requirement=single, zero=True), _claim(view, decided), _HOW)
 
 
 def _short(item: Estimate) -> str:
@@ -182,7 +188,7 @@ def _tables(view: View, known: Sequence[Estimate]) -> list[Table]:
         place = {"target": item.target, "factor": item.factor, "level": item.level}
         sham = {**place, "level": f"{item.level}, sham"}
         held = [view.get("flip_rate", **place), view.get("flip_rate", **sham), view.get("confidence_drop", **place)]
-        if held[0] is not None and item.metric not in ("neighbour_effect", "appearance"):
+        if held[0] is not None and item.metric not in ("neighbour_effect", "appearance", "relative_confidence_drop"):
             cells = (*(both_text(one) if one is not None else "" for one in (*held[:2], item, held[2])), str(item.n))
             rows.append((_short(item), *cells))
     found = []
