@@ -91,7 +91,7 @@ def test_without_a_bank_swaps_are_left_out_and_said():
     unknown = Case(tile("x").ref, tile("x").image)  # nobody has looked
     rows = measured(ID, honest(), case, params=PARAMS, others=(tile("full"), unknown))
     found = named(ID, rows, [case], PARAMS)
-    assert found[("suppression", "", "background", "swap")].missing
+    assert found[("suppression", "", "background", "swap")].missing == NO_BANK
     assert found[("context_reliance",)].missing
     assert effect(found, "suppression", "background", "blur").tolist() == [0.0]
     assert found[("left_out", "", "", NO_BANK)].values.tolist() == [1.0]

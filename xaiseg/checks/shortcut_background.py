@@ -18,7 +18,7 @@ import numpy as np
 from xaiseg.checks.base import Context, Quantity, Row, Tables, check
 from xaiseg.checks.quantities import missing
 from xaiseg.checks.shortcut_asking import COLUMNS, NO_OBJECT, Asked, Asker, Trial
-from xaiseg.checks.shortcut_quantities import effects, held_rows, left_out, lost, objects
+from xaiseg.checks.shortcut_quantities import effects, held_rows, left_out, lost, objects, reason_of
 from xaiseg.editing.backgrounds import blurred_background, composed, fitted, pasted_back
 from xaiseg.editing.fills import get_fill
 from xaiseg.errors import DataError, UsageError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 ID: Final = "shortcut.background"
 FACTOR: Final = "background"
-NO_BANK: Final = "no image without an object is among the data of the bank"
+NO_BANK: Final = "no image without an object is among the data of the bank; name a folder of them as data: backgrounds"
 #: Images that are looked at in search of one without an object, where the sidecar does not name any.
 _TRIES: Final = 12
 
@@ -103,7 +103,7 @@ class ShortcutBackground:
             if wanted:
                 yield from effects(
                     objects(rows, FACTOR, level), failed, "suppression", factor=FACTOR,
-                    level=level, better="lower", note=note, worst=1.0,
+                    level=level, better="lower", note=note, worst=1.0, absent=reason_of(tables, ID, level),
                 )  # fmt: skip
         if params.backgrounds:
             yield _reliance(rows)

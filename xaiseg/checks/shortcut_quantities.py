@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 #: A difference of two shares.
 DIFFERENCE: Final = (-1.0, 1.0)
+NOTHING: Final = "no object that the model finds could be edited so"
 _PAIRED: Final = "edit minus sham, within one object"
 
 
@@ -31,6 +32,14 @@ def left_out(tables: Tables, check: str) -> Iterator[Quantity]:
     absent = table[(table["status"] == "not_applicable") & (table["subject"] == "reference")]
     for reason, rows in absent.groupby("reason", sort=True):
         yield fact("left_out", len(rows), of="edit", level=str(reason), note="edits that were not made")
+
+
+def reason_of(tables: Tables, check: str, level: str) -> str:
+    """Why no object was edited so, where every image gives the same reason."""
+    table = tables.rows[check]
+    absent = table[(table["status"] == "not_applicable") & (table["level"] == level)]
+    reasons = set(absent["reason"])
+    return str(reasons.pop()) if len(reasons) == 1 else NOTHING
 
 
 def objects(rows: pd.DataFrame, factor: str, level: str) -> pd.DataFrame:
@@ -68,6 +77,7 @@ def effects(
     better: Literal["higher", "lower", ""],
     note: str,
     worst: float | None,
+    absent: str = NOTHING,
 ) -> Iterator[Quantity]:
     """What an edit does to objects: lost more often, less confident, and both flip rates for reading.
 
@@ -80,6 +90,7 @@ def effects(
         better: which direction of the effect is good.
         note: what the edit is.
         worst: what a failed image counts as.
+        absent: why there are no rows, if there are none.
 
     Yields:
         For all objects together, then for each class where several have objects.
@@ -87,7 +98,7 @@ def effects(
     classes = sorted(set(rows["target"]))
     for target in ("", *classes) if len(classes) > 1 else ("",):
         held = rows[rows["target"] == target] if target else rows
-        yield from _effects(held, failed, metric, factor, level, target, better, note, worst)
+        yield from _effects(held, failed, metric, factor, level, target, better, note, worst, absent)
 
 
 def _effects(
@@ -100,11 +111,12 @@ def _effects(
     better: Literal["higher", "lower", ""],
     note: str,
     worst: float | None,
+    absent: str,
 ) -> Iterator[Quantity]:
     cases = rows["case"].to_numpy(dtype=object)
     if not len(cases) and not (failed and worst is not None):
         for name in (metric, "relative_confidence_drop", "confidence_drop"):
-            yield missing(name, "no object that the model finds could be edited so", factor=factor, level=level)
+            yield missing(name, absent, factor=factor, level=level)
         return
     yield Quantity(
         metric, "mean", cases, lost(rows), better=better, of="object", worst=worst, factor=factor, level=level,
