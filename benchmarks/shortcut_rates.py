@@ -161,22 +161,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="a folder a training")
     parser.add_argument("--seeds", type=int, nargs=2, default=(101, 129), help="the first and the last")
+    parser.add_argument("--correlations", type=float, nargs="+", default=CORRELATIONS, choices=CORRELATIONS)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--show", action="store_true", help="print the table of the rows that are there")
     args = parser.parse_args(argv)
-    rows = read_rows()
+    rows, seeds = read_rows(), range(args.seeds[0], args.seeds[1] + 1)
     if not args.show:
         if args.out is None:
             parser.error("--out is needed, or --show")
         there = {(row.seed, row.correlation) for row in rows}
-        seeds = range(args.seeds[0], args.seeds[1] + 1)
-        missing = [(seed, each) for each in CORRELATIONS for seed in seeds if (seed, each) not in there]
+        missing = [(seed, each) for each in args.correlations for seed in seeds if (seed, each) not in there]
         with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
             for done in as_completed([pool.submit(one, seed, each, args.out) for seed, each in missing]):
                 rows.append(done.result())
                 write_rows(rows)
                 print(rows[-1], flush=True)
-    print("\n".join(table(rows)))
+    print("\n".join(table([row for row in rows if row.seed in seeds])))
 
 
 if __name__ == "__main__":
