@@ -145,6 +145,33 @@ def test_without_an_interval_nothing_is_decided(interval):
     assert finding.leans == "pass"
 
 
+@pytest.mark.parametrize(
+    ("reason", "facts", "kind", "said"),
+    [
+        ("1 cluster; at least 5 are needed", {"cluster_column": "flight"}, "mean", "1 flight; at least 5 are needed"),
+        ("4 clusters; at least 5 are needed", {"cluster_column": "flight"}, "mean", "4 flights; at least 5 are needed"),
+        (
+            "18 clusters with a median of 1 case; needed are 20 clusters, or 20 cases in the median cluster",
+            {"cluster_column": "patient_id"},
+            "mean",
+            "18 patients with a median of 1 case; needed are 20 patients, or 20 cases in the median patient",
+        ),
+        ("3 clusters; at least 5 are needed", {"cluster_column": "flight"}, "total", "3 draws; at least 5 are needed"),
+        (
+            "1 cluster; at least 5 are needed",
+            {"cluster_declared": False, "cluster_column": ""},
+            "mean",
+            "1 image; at least 5 are needed",
+        ),
+    ],
+)
+def test_a_reason_calls_clusters_by_their_name(reason, facts, kind, said):
+    held = estimate(0.9, 0.01, kind=kind)
+    bare = replace(held, interval=replace(held.interval, lower=None, upper=None, reason=reason))
+    finding, _ = decided(need(), bare, facts={"cluster_declared": True} | facts)
+    assert finding.reason == said
+
+
 def test_undefined_cases_that_would_turn_the_verdict_leave_it_open():
     worst, dropped = estimate(0.6, 0.05), estimate(0.8, 0.05).interval
     finding, _ = decided(need(), replace(worst, dropped=dropped, n_undefined=4))
@@ -267,7 +294,7 @@ def test_a_small_group_is_named():
     groups[1] = replace(groups[1], interval=none, n_clusters=2, holm=())
     finding, _ = decided(need(stratum="each"), *groups, facts=DEVICE)
     assert finding.verdict is U
-    assert "device=B: 2 clusters are too few" in finding.reason
+    assert "device=B: 2 patients are too few" in finding.reason
     assert finding.more == "at least 3 more patients like the 2 that it rests on would be needed"
 
 

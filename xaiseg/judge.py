@@ -178,7 +178,7 @@ def _finding(
         requirement=requirement,
         verdict=verdict,
         sentence=sentence(requirement, protocol.checks[requirement.check].params),
-        reason=ruling.reason,
+        reason=_in_units(ruling, facts),
         estimate_id=ruling.estimate.id if ruling.estimate is not None else None,
         members=ruling.members,
         failing=ruling.failing,
@@ -186,6 +186,18 @@ def _finding(
         more=_more(ruling, facts),
         capped=ruling.capped,
     )
+
+
+def _in_units(ruling: Ruling, facts: Mapping[str, Any]) -> str:
+    """The reason with clusters under their own name: "1 flight; at least 5 are needed"."""
+    is_total = ruling.estimate is not None and ruling.estimate.kind == "total"  # its unit is the draw
+
+    def named(found: re.Match[str]) -> str:
+        count = int(found[1] or 1)
+        word = ("draw" if count == 1 else "draws") if is_total else unit(facts, count)
+        return f"{found[1] or 'median'} {word}"
+
+    return re.sub(r"\b(?:(\d+)|median) clusters?\b", named, ruling.reason)
 
 
 def _more(ruling: Ruling, facts: Mapping[str, Any]) -> str:
