@@ -139,7 +139,7 @@ def write_rows(rows: Sequence[Row], path: Path = ROWS) -> None:
 def table(rows: Sequence[Row]) -> list[str]:
     """A line a correlation: what the audit said, and the share that is right with its exact 90 % interval."""
     lines = [
-        f"{'correlation':>11} trained flagged cleared neither  right, 90 % interval (Clopper-Pearson)    suppression"
+        f"{'correlation':>11} trained flagged cleared neither  right, 90 % interval (Clopper-Pearson)  confidence lost"
     ]
     for correlation in sorted({row.correlation for row in rows}, reverse=True):
         own = [row for row in rows if row.correlation == correlation]
