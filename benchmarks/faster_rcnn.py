@@ -24,13 +24,13 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from xaiseg.data.case import ImageSpec
 from xaiseg.detector_sources import boxes_of
 from xaiseg.fitting import train
-from xaiseg.fitting_boxes import BoxPictures, BoxScore, BoxTask, pools_of, score_of
+from xaiseg.fitting_boxes import BoxPictures, BoxTask
 from xaiseg.modelfile import flow
 from xaiseg.subject import Boxes
 from xaiseg.training import THRESHOLDS, own_grid, plain_entry
 from xaiseg.training_parts import Parts, divided
 from xaiseg.weights import file_digest
-from xaiseg.zoo.augmentation import Augmentation, augment_boxes
+from xaiseg.zoo.augmentation import Augmentation
 from xaiseg.zoo.recipe import IGNORE, Recipe
 
 RECIPE: Final = Recipe(
@@ -78,27 +78,14 @@ class ListingTask(BoxTask):
         device: str,
     ) -> Tensor:
         """The sum of the losses of both stages."""
-        images, boxes, labels = augment_boxes(
-            own.images[chosen].float() / 255, own.boxes[chosen], own.labels[chosen], recipe.augmentation, generator
-        )
+        images, boxes, labels = self.augmented(own, chosen, recipe, generator)
         targets = [_target(one, own_labels, device) for one, own_labels in zip(boxes, labels, strict=True)]
         losses: dict[str, Tensor] = network(list(images.to(device)), targets)
         return torch.stack(list(losses.values())).sum()
 
-    @torch.no_grad()
-    def score(self, network: nn.Module, held_out: BoxPictures) -> BoxScore:
-        """How a network does on the validation part, on its own grid."""
-        network.eval()
-        device = next(network.parameters()).device
-        found: list[Boxes] = []
-        for start in range(0, len(held_out), 8):
-            batch = (held_out.images[start : start + 8].float() / 255).to(device)
-            found += [boxes_of(one, first_label=1) for one in network(list(batch))]
-        truths = [
-            torch.cat((boxes[labels >= 0], labels[labels >= 0, None]), dim=1).numpy()
-            for boxes, labels in zip(held_out.boxes, held_out.labels, strict=True)
-        ]
-        return score_of(pools_of(found, truths, self.classes))
+    def found(self, network: nn.Module, images: Tensor) -> list[Boxes]:
+        """What a network finds in images (B, C, S, S) in [0, 1]."""
+        return [boxes_of(one, first_label=1) for one in network(list(images))]
 
 
 def _target(boxes: Tensor, labels: Tensor, device: str) -> dict[str, Tensor]:

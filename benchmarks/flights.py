@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,9 +92,7 @@ def find_on(data: Path, images: Sequence[Mapping[str, Any]], flight: str, out: P
     rows = [f"{id},{part}" for id, part in parts_of(images, flight, args.seed).items()]
     split = out / "parts.csv"
     split.write_text("\n".join(["id,part", *rows]) + "\n", encoding="utf-8")
-    start = time.monotonic()
     TRAINERS[args.model](data, split, out, args)
-    minutes = (time.monotonic() - start) / 60
     model = read_model_file(out / "model.yaml")
     subject, spec = load_subject(model), model.image_spec()
     assert isinstance(subject, Detector)
@@ -106,7 +103,7 @@ def find_on(data: Path, images: Sequence[Mapping[str, Any]], flight: str, out: P
         assert case.boxes is not None
         found[ref.id] = {"xyxy": boxes.xyxy.tolist(), "scores": boxes.scores.tolist(), "truth": case.boxes.tolist(),
                          "group": ref.cluster}  # fmt: skip
-    held = {"flight": flight, "threshold": subject.info.threshold.value, "tiles": found, "minutes": minutes}
+    held = {"flight": flight, "threshold": subject.info.threshold.value, "tiles": found}
     _count_by_flight(out / "model.yaml")
     (out / "found.tmp").write_text(json.dumps(held), encoding="utf-8")
     (out / "found.tmp").replace(out / "found.json")

@@ -128,13 +128,24 @@ class BoxTask:
         device: str,
     ) -> Tensor:
         """What a step minimises over the chosen pictures."""
-        images, boxes, labels = augment_boxes(
-            own.images[chosen].float() / 255, own.boxes[chosen], own.labels[chosen], recipe.augmentation, generator
-        )
+        images, boxes, labels = self.augmented(own, chosen, recipe, generator)
         images = images.to(device).contiguous(memory_format=torch.channels_last)
         with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=recipe.bfloat16):
             dense = network.dense(images)  # type: ignore[operator]  # detectors of the zoo have it
         return detection_loss(dense, boxes.to(device), labels.to(device))
+
+    def augmented(
+        self, own: BoxPictures, chosen: Tensor, recipe: Recipe, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Images (B, C, S, S) in [0, 1], boxes (B, G, 4), labels (B, G) of the chosen pictures, changed at random."""
+        return augment_boxes(
+            own.images[chosen].float() / 255, own.boxes[chosen], own.labels[chosen], recipe.augmentation, generator
+        )
+
+    def found(self, network: nn.Module, images: Tensor) -> list[Boxes]:
+        """What a network finds in images (B, C, S, S) in [0, 1], a row an image."""
+        raw = network(images.contiguous(memory_format=torch.channels_last))
+        return [_suppressed(raw, row) for row in range(len(images))]
 
     @torch.no_grad()
     def score(self, network: nn.Module, held_out: BoxPictures) -> BoxScore:
@@ -144,8 +155,7 @@ class BoxTask:
         found: list[Boxes] = []
         for start in range(0, len(held_out), 16):
             batch = (held_out.images[start : start + 16].float() / 255).to(device)
-            raw = network(batch.contiguous(memory_format=torch.channels_last))
-            found += [_suppressed(raw, row) for row in range(len(batch))]
+            found += self.found(network, batch)
         truths = [
             np.concatenate((boxes[labels >= 0].numpy(), labels[labels >= 0, None].numpy()), axis=1)
             for boxes, labels in zip(held_out.boxes, held_out.labels, strict=True)
