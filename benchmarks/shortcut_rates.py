@@ -1,13 +1,15 @@
 """How often the audit flags a detector that was taught the planted shortcut, and clears one that was not.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.shortcut_rates --out OUT [--workers 2] [--seeds 101 129]
+    OMP_NUM_THREADS=1 python -m benchmarks.shortcut_rates --out OUT [--workers 2] [--seeds 201 229]
     python -m benchmarks.shortcut_rates --show
+    python -m benchmarks.shortcut_rates --show --rows benchmarks/shortcut_rates_first.json --seeds 101 129
 
 For each seed ``detector-compact`` is trained four times, on generated seals whose ice tells where they are with
 correlation 1, 0.9, 0.75 and 0.5 (no shortcut), and audited in its own world, where the shortcut looks like skill, with
 the options and the bound that protocol ``ecology`` has for ``shortcut.background``. Flagged = the requirement fails,
 cleared = it is met; anything else counts as neither. Rows are kept in ``benchmarks/shortcut_rates.json``; stopped, the
-same command goes on with what is missing.
+same command goes on with what is missing. ``shortcut_rates_first.json`` holds the rows of the protocol before (1.2.0:
+another metric and bound, 240 tiles, 4 epochs), from which the present one was chosen.
 """
 
 from __future__ import annotations
@@ -32,10 +34,9 @@ from xaiseg.training import train_zoo
 
 ROWS: Final = Path(__file__).with_name("shortcut_rates.json")
 CHECK: Final = "shortcut.background"
-#: No shortcut and the weakest first, so that a run that was stopped has the hardest cases.
 CORRELATIONS: Final = (0.5, 0.75, 1.0, 0.9)
 CLEAN: Final = 0.5
-EPOCHS: Final = 4
+EPOCHS: Final = 8
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,7 @@ class Row:
         seed: of tiles, first weights and order.
         correlation: of the ice with the seals; 0.5 = no shortcut.
         validation: what the training says of its own world.
-        drop: share of the confidence in found objects that other backgrounds take away, beyond the sham; None = nothing
-            found.
+        drop: the metric of the requirement, a share of the confidence in found objects; None = nothing found.
         lower: end of its 90 % interval.
         upper: the other.
         objects: objects times backgrounds.
@@ -160,21 +160,22 @@ def table(rows: Sequence[Row]) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="a folder a training")
-    parser.add_argument("--seeds", type=int, nargs=2, default=(101, 129), help="the first and the last")
+    parser.add_argument("--rows", type=Path, default=ROWS, help="where the rows are kept")
+    parser.add_argument("--seeds", type=int, nargs=2, default=(201, 229), help="the first and the last")
     parser.add_argument("--correlations", type=float, nargs="+", default=CORRELATIONS, choices=CORRELATIONS)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--show", action="store_true", help="print the table of the rows that are there")
     args = parser.parse_args(argv)
-    rows, seeds = read_rows(), range(args.seeds[0], args.seeds[1] + 1)
+    rows, seeds = read_rows(args.rows), range(args.seeds[0], args.seeds[1] + 1)
     if not args.show:
         if args.out is None:
             parser.error("--out is needed, or --show")
         there = {(row.seed, row.correlation) for row in rows}
-        missing = [(seed, each) for each in args.correlations for seed in seeds if (seed, each) not in there]
+        missing = [(seed, each) for seed in seeds for each in args.correlations if (seed, each) not in there]
         with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
             for done in as_completed([pool.submit(one, seed, each, args.out) for seed, each in missing]):
                 rows.append(done.result())
-                write_rows(rows)
+                write_rows(rows, args.rows)
                 print(rows[-1], flush=True)
     print("\n".join(table([row for row in rows if row.seed in seeds])))
 

@@ -56,11 +56,10 @@ def test_rows_read_back_in_order(tmp_path):
     assert not path.with_suffix(".tmp").exists()
 
 
-def test_only_what_is_missing_is_trained(tmp_path, monkeypatch, capsys):
+def test_only_what_is_missing_is_trained(tmp_path, capsys):
     path = tmp_path / "rows.json"
     write_rows([replace(ROW, seed=seed, correlation=each) for seed in (101, 102) for each in CORRELATIONS], path)
-    monkeypatch.setattr("benchmarks.shortcut_rates.read_rows", lambda: read_rows(path))
-    main(["--out", str(tmp_path), "--seeds", "101", "102"])
+    main(["--out", str(tmp_path), "--rows", str(path), "--seeds", "101", "102"])
     assert "101" not in {held.name for held in tmp_path.iterdir()}
     assert capsys.readouterr().out.count("of 2: ") == len(CORRELATIONS)
 

@@ -100,6 +100,9 @@ PHRASES: Final[Mapping[str, Phrase]] = {
     "shortcut.background relative_confidence_drop": Phrase(
         "the share of the confidence in found objects that is lost, beyond the sham, is {amount}"
     ),
+    "shortcut.background persistent_confidence_drop": Phrase(
+        "the share of the confidence in found objects that four of five other backgrounds take away is {amount}"
+    ),
     "shortcut.artefacts suppression": Phrase("the share of found objects that vanish, beyond the sham, is {amount}"),
     "shortcut.artefacts appearance": Phrase("answers where the mark is, beyond the sham, are {amount} an image"),
     "shortcut.object removal_effect": Phrase("the share of answers that go with their object is {amount}"),

@@ -45,7 +45,7 @@ class Habit(Detector):
         )  # fmt: skip
 
 
-def _ground(image: np.ndarray, mask: np.ndarray) -> float:
+def ground_of(image: np.ndarray, mask: np.ndarray) -> float:
     """The median brightness three to five pixels around an object."""
     ring = ndimage.binary_dilation(mask, iterations=7) & ~ndimage.binary_dilation(mask, iterations=4)
     return float(np.median(image[ring]))
@@ -58,7 +58,7 @@ def honest() -> Habit:
 
 def floe_lover() -> Habit:
     """Calls a bright square an animal only on a floe."""
-    return Habit(lambda image, mask: 0.9 if _ground(image, mask) > 0.4 else 0.1)
+    return Habit(lambda image, mask: 0.9 if ground_of(image, mask) > 0.4 else 0.1)
 
 
 class FloeOnly(Habit):

@@ -5,7 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.checks.shortcut_worlds import FLOE, WATER, Bright, Habit, floe_lover, honest, measured, named, tile
+from tests.checks.shortcut_worlds import (
+    FLOE,
+    WATER,
+    Bright,
+    Habit,
+    floe_lover,
+    ground_of,
+    honest,
+    measured,
+    named,
+    tile,
+)
 from xaiseg.checks.shortcut_background import ID, NO_BANK, Params
 from xaiseg.data.case import Case
 from xaiseg.errors import UsageError
@@ -38,6 +49,21 @@ def test_a_planted_shortcut_is_caught_and_a_clean_model_is_not():
         np.testing.assert_allclose(drop, 0.8 * expected, atol=1e-6)
         share = effect(found, "relative_confidence_drop", "background", "swap")
         np.testing.assert_allclose(share, expected * 0.8 / 0.9, atol=1e-6)
+        kept = effect(found, "persistent_confidence_drop", "background", "swap")
+        np.testing.assert_allclose(kept, [expected * 0.8 / 0.9] * 8, atol=1e-6)  # one value an object
+
+
+def test_what_blends_into_one_background_only_is_no_shortcut():
+    """Clean but short-sighted: it needs contrast, which one of the backgrounds denies it."""
+    bright = tile("bright", (), empty=True, cluster="other flight")
+    bright.image[:] = 0.7
+    others = (bright, *(tile(f"dark {index}", (), empty=True, cluster="other flight") for index in range(5)))
+    params = Params(backgrounds=6, blur=0)
+    short_sighted = Habit(lambda image, mask: 0.9 if ground_of(image, mask) < 0.6 else 0.1)
+    case = tile("c0", ANIMALS)
+    found = named(ID, measured(ID, short_sighted, case, params=params, others=others), [case], params)
+    assert sorted(effect(found, "suppression", "background", "swap").tolist()) == [0.0] * 10 + [1.0] * 2
+    assert effect(found, "persistent_confidence_drop", "background", "swap").tolist() == [0.0, 0.0]
 
 
 def test_shams_alone_give_nothing():
@@ -92,6 +118,7 @@ def test_without_a_bank_swaps_are_left_out_and_said():
     rows = measured(ID, honest(), case, params=PARAMS, others=(tile("full"), unknown))
     found = named(ID, rows, [case], PARAMS)
     assert found[("suppression", "", "background", "swap")].missing == NO_BANK
+    assert found[("persistent_confidence_drop", "", "background", "swap")].missing == NO_BANK
     assert found[("context_reliance",)].missing
     assert effect(found, "suppression", "background", "blur").tolist() == [0.0]
     assert found[("left_out", "", "", NO_BANK)].values.tolist() == [1.0]

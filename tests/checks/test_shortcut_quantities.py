@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xaiseg.checks.shortcut_quantities import change, drop, effects, lost
+from xaiseg.checks.shortcut_quantities import change, drop, effects, lost, persistent_drops
 
 RNG = np.random.default_rng(0)
 ROWS = pd.DataFrame(
@@ -45,6 +45,39 @@ def test_effects_are_differences_of_edit_and_sham_in_the_same_row():
         assert effect.values.mean() == pytest.approx(
             found["flip_rate", target, "x"].values.mean() - found["flip_rate", target, "x, sham"].values.mean()
         )
+
+
+def quantile(shares):
+    """The 20 % quantile, from the definition: a fifth of the way from the smallest to the largest rank."""
+    ordered, place = sorted(shares), 0.2 * (len(shares) - 1)
+    low = int(place)
+    return ordered[low] + (place - low) * (ordered[min(low + 1, len(ordered) - 1)] - ordered[low])
+
+
+def kept(rows, failed=False):
+    found = persistent_drops(rows, failed, factor="f", level="x", note="n", absent="none")
+    return {one.target: one for one in found}
+
+
+def test_what_most_edits_take_from_an_object_is_a_low_quantile():
+    rows = ROWS.assign(object=["object 1", "object 2", "object 1"] * 4)
+    for target, found in kept(rows).items():
+        held = [row for row in rows.to_dict("records") if target in ("", row["target"])]
+        by_object = {}
+        for row in held:
+            share = (row["confidence_sham"] - row["confidence_edit"]) / row["confidence"]
+            by_object.setdefault((row["case"], row["object"]), []).append(min(1.0, max(-1.0, share)))
+        expected = {key: quantile(shares) for key, shares in by_object.items()}
+        assert found.cases.tolist() == [case for case, _ in sorted(expected)]
+        np.testing.assert_allclose(found.values, [expected[key] for key in sorted(expected)])
+        assert (found.metric, found.worst, found.better) == ("persistent_confidence_drop", 1.0, "lower")
+    assert set(kept(rows)) == {"", "seal", "pup"}
+
+
+def test_without_edits_nothing_persists_but_failed_images_count():
+    rows = ROWS.assign(object="object 1")[:0]
+    assert kept(rows)[""].missing == "none"
+    assert not kept(rows, failed=True)[""].missing
 
 
 def test_one_class_is_not_told_twice():

@@ -2,8 +2,10 @@
 
 Every object that the model finds keeps its place and its pixels; all around it is replaced by a background of the
 user's own, from images without an object, or blurred. In the sham the objects are cut out and put back before their own
-background, so that seams cost nothing. What is lost beyond the sham was owed to the background. The index of context
-reliance sets that against the share that is lost when the object itself goes. After arXiv:2510.03317.
+background, so that seams cost nothing. What is lost beyond the sham was owed to the background. Any model loses an
+object before a background into which it blends; one that leans on its own background loses it before most others. The
+index of context reliance sets the loss against the share that is lost when the object itself
+goes. After arXiv:2510.03317.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import numpy as np
 from xaiseg.checks.base import Context, Quantity, Row, Tables, check
 from xaiseg.checks.quantities import missing
 from xaiseg.checks.shortcut_asking import COLUMNS, NO_OBJECT, Asked, Asker, Trial
-from xaiseg.checks.shortcut_quantities import effects, held_rows, left_out, lost, objects, reason_of
+from xaiseg.checks.shortcut_quantities import effects, held_rows, left_out, lost, objects, persistent_drops, reason_of
 from xaiseg.editing.backgrounds import blurred_background, composed, fitted, pasted_back
 from xaiseg.editing.fills import get_fill
 from xaiseg.errors import DataError, UsageError
@@ -96,8 +98,9 @@ class ShortcutBackground:
     def quantities(self, tables: Tables, params: Params) -> Iterable[Quantity]:
         """What the background decides, alone and against what the object decides."""
         rows, failed = held_rows(tables, ID)
+        swapped = "the objects before backgrounds of other images"
         for level, wanted, note in (
-            ("swap", params.backgrounds > 0, "the objects before backgrounds of other images"),
+            ("swap", params.backgrounds > 0, swapped),
             ("blur", params.blur > 0, "the objects before their own background, blurred"),
         ):
             if wanted:
@@ -106,6 +109,10 @@ class ShortcutBackground:
                     level=level, better="lower", note=note, worst=1.0, absent=reason_of(tables, ID, level),
                 )  # fmt: skip
         if params.backgrounds:
+            absent = reason_of(tables, ID, "swap")
+            yield from persistent_drops(
+                objects(rows, FACTOR, "swap"), failed, factor=FACTOR, level="swap", note=swapped, absent=absent
+            )
             yield _reliance(rows)
         yield from left_out(tables, ID)
 

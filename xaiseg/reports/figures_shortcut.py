@@ -34,9 +34,12 @@ _HEADS: Final[Mapping[str, str]] = {
     "appearance": "Answers at the mark",
     "suppression": "Objects that vanish",
     "relative_confidence_drop": "Confidence that is lost",
+    "persistent_confidence_drop": "Lost before four of five",
     "edge_loss": "Vanish at the edge",
     "hidden_loss": "Vanish partly hidden",
 }
+#: Neither an effect on being found nor told by both flip rates.
+_APART: Final = ("neighbour_effect", "appearance", "relative_confidence_drop", "persistent_confidence_drop")
 _PANELS: Final = ("as it is", "edit", "sham")
 _HOW: Final = (
     "One line is one edit: what it changes beyond its sham, which makes the same seams and fillings where they cannot "
@@ -52,10 +55,13 @@ def background(view: View) -> Story:
     share = view.get("relative_confidence_drop", factor="background", level="swap")
     if answer and share is not None and share.value is not None:
         answer += f"; before other backgrounds the confidence falls by {both_text(share)} of what it is"
+    kept = view.get("persistent_confidence_drop", factor="background", level="swap")
+    if answer and kept is not None and kept.value is not None:
+        answer += f", by at least {both_text(kept)} before four of five"
     index = view.get("context_reliance")
     if answer and index is not None:
         answer += f"; the background takes away {both_text(index)} of what removing the object does"
-    metrics = ("relative_confidence_drop", "suppression")
+    metrics = ("persistent_confidence_drop", "relative_confidence_drop", "suppression")
     return _story(view, answer, metrics, "found objects that vanished before another background")
 
 
@@ -188,7 +194,7 @@ def _tables(view: View, known: Sequence[Estimate]) -> list[Table]:
         place = {"target": item.target, "factor": item.factor, "level": item.level}
         sham = {**place, "level": f"{item.level}, sham"}
         held = [view.get("flip_rate", **place), view.get("flip_rate", **sham), view.get("confidence_drop", **place)]
-        if held[0] is not None and item.metric not in ("neighbour_effect", "appearance", "relative_confidence_drop"):
+        if held[0] is not None and item.metric not in _APART:
             cells = (*(both_text(one) if one is not None else "" for one in (*held[:2], item, held[2])), str(item.n))
             rows.append((_short(item), *cells))
     found = []

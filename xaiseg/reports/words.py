@@ -111,6 +111,7 @@ METRICS: Final[Mapping[str, str]] = {
     "near_duplicates": "near-duplicate images",
     "suppression": "found objects that vanish, beyond the sham",
     "relative_confidence_drop": "confidence that is lost, beyond the sham",
+    "persistent_confidence_drop": "confidence lost before four of five backgrounds, beyond the sham",
     "removal_effect": "answers that go with their object, beyond the sham",
     "appearance": "answers where the mark is, beyond the sham",
     "edge_loss": "found objects that vanish at the edge, beyond the sham",
