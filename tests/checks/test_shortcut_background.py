@@ -17,7 +17,7 @@ from tests.checks.shortcut_worlds import (
     named,
     tile,
 )
-from xaiseg.checks.shortcut_background import ID, NO_BANK, Params
+from xaiseg.checks.shortcut_background import FEW, ID, NO_BANK, Params
 from xaiseg.data.case import Case
 from xaiseg.errors import UsageError
 
@@ -105,7 +105,10 @@ def test_backgrounds_come_from_other_clusters_and_hold_no_object():
     params = Params(backgrounds=3, blur=0)
     subject = honest()
     rows = measured(ID, subject, case, params=params, others=(own, full, known))
-    assert [row["level"] for row in rows] == ["swap", "removal"]
+    assert [(row["level"], row.get("reason")) for row in rows] == [("swap", FEW), ("swap", None), ("removal", None)]
+    found = named(ID, rows, [case], params)
+    assert found[("persistent_confidence_drop", "", "background", "swap")].missing == FEW  # one background of three
+    assert len(effect(found, "relative_confidence_drop", "background", "swap")) == 1
     assert subject.seen[1][0, 0, 0] == np.float32(WATER)
     alone = honest()
     measured(ID, alone, case, params=params, others=(own,))  # its own flight is better than none

@@ -54,8 +54,8 @@ def quantile(shares):
     return ordered[low] + (place - low) * (ordered[min(low + 1, len(ordered) - 1)] - ordered[low])
 
 
-def kept(rows, failed=False):
-    found = persistent_drops(rows, failed, factor="f", level="x", note="n", absent="none")
+def kept(rows, failed=False, edits=1):
+    found = persistent_drops(rows, failed, edits, factor="f", level="x", note="n", absent="none")
     return {one.target: one for one in found}
 
 
@@ -72,6 +72,13 @@ def test_what_most_edits_take_from_an_object_is_a_low_quantile():
         np.testing.assert_allclose(found.values, [expected[key] for key in sorted(expected)])
         assert (found.metric, found.worst, found.better) == ("persistent_confidence_drop", 1.0, "lower")
     assert set(kept(rows)) == {"", "seal", "pup"}
+
+
+def test_objects_with_fewer_edits_are_left_out():
+    rows = ROWS.assign(object=["object 1", "object 2", "object 1"] * 4)  # two edits of object 1, one of object 2
+    assert len(kept(rows)[""].values) == 8
+    assert len(kept(rows, edits=2)[""].values) == 4
+    assert kept(rows, edits=3)[""].missing == "none"
 
 
 def test_without_edits_nothing_persists_but_failed_images_count():

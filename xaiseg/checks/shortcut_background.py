@@ -33,8 +33,12 @@ if TYPE_CHECKING:
 ID: Final = "shortcut.background"
 FACTOR: Final = "background"
 NO_BANK: Final = "no image without an object is among the data of the bank; name a folder of them as data: backgrounds"
-#: Images that are looked at in search of one without an object, where the sidecar does not name any.
-_TRIES: Final = 12
+FEW: Final = (
+    "fewer images without an object were found in the data of the bank than `backgrounds` asks for; name a folder of "
+    "them as data: backgrounds"
+)
+#: Images that are looked at for each background in search of one without an object, where the sidecar names none.
+_TRIES: Final = 8
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,9 @@ class ShortcutBackground:
             return
         params = context.params
         backgrounds = list(_backgrounds(context, case)) if params.backgrounds else []
-        if params.backgrounds and not backgrounds:
-            yield {"factor": FACTOR, "level": "swap", "status": "not_applicable", "reason": NO_BANK}
+        if len(backgrounds) < params.backgrounds:
+            reason = FEW if backgrounds else NO_BANK
+            yield {"factor": FACTOR, "level": "swap", "status": "not_applicable", "reason": reason}
         yield from asker.rows(_changed(asker, case, params, backgrounds))
         asker.pictured = True  # that an answer goes with its object is nothing to show
         yield from asker.fillings(
@@ -109,10 +114,10 @@ class ShortcutBackground:
                     level=level, better="lower", note=note, worst=1.0, absent=reason_of(tables, ID, level),
                 )  # fmt: skip
         if params.backgrounds:
-            absent = reason_of(tables, ID, "swap")
             yield from persistent_drops(
-                objects(rows, FACTOR, "swap"), failed, factor=FACTOR, level="swap", note=swapped, absent=absent
-            )
+                objects(rows, FACTOR, "swap"), failed, params.backgrounds, factor=FACTOR, level="swap", note=swapped,
+                absent=reason_of(tables, ID, "swap"),
+            )  # fmt: skip
             yield _reliance(rows)
         yield from left_out(tables, ID)
 
@@ -138,7 +143,7 @@ def _backgrounds(context: Context, case: Case) -> Iterator[np.ndarray]:
     empty = [ref for ref in listed if ref.survey.get("known_empty") == "true"]
     source = empty or listed
     found = 0
-    for position in rng.permutation(len(source))[: params.backgrounds + _TRIES]:
+    for position in rng.permutation(len(source))[: params.backgrounds * _TRIES]:
         if found == params.backgrounds:
             return
         background = _without_object(context, source[int(position)])

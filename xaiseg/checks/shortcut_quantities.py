@@ -148,7 +148,7 @@ def _effects(
 
 
 def persistent_drops(
-    rows: pd.DataFrame, failed: bool, *, factor: str, level: str, note: str, absent: str
+    rows: pd.DataFrame, failed: bool, edits: int, *, factor: str, level: str, note: str, absent: str
 ) -> Iterator[Quantity]:
     """What most of several edits take from an object: the :data:`PERSISTENT` quantile of its :func:`relative_drop`.
 
@@ -158,6 +158,7 @@ def persistent_drops(
     Args:
         rows: rows of objects, one an edit.
         failed: whether any image failed; it counts as 1.
+        edits: how many an object must have seen; of fewer the quantile is another number, and it is left out.
         factor: of the quantities.
         level: of the quantities.
         note: what the edits are.
@@ -167,11 +168,12 @@ def persistent_drops(
         One value an object; for all objects together, then for each class where several have objects.
     """
     for target, held in _by_class(rows):
-        if not len(held) and not failed:
-            yield missing("persistent_confidence_drop", absent, factor=factor, level=level)
+        shares = held[["case", "object"]].assign(share=relative_drop(held))
+        each = shares.groupby(["case", "object"], sort=True)["share"]
+        kept = each.quantile(PERSISTENT)[each.size() >= edits]
+        if not len(kept) and not failed:
+            yield missing("persistent_confidence_drop", absent, target=target, factor=factor, level=level)
             continue
-        each = held[["case", "object"]].assign(share=relative_drop(held)).groupby(["case", "object"], sort=True)
-        kept = each["share"].quantile(PERSISTENT)
         yield Quantity(
             "persistent_confidence_drop", "mean", kept.index.get_level_values("case").to_numpy(dtype=object),
             kept.to_numpy(dtype=np.float64), better="lower", of="object", worst=1.0, factor=factor, level=level,
