@@ -38,12 +38,23 @@ def test_shares_become_pixels_and_names_become_cases(tmp_path):
     [
         ("site1/c", r"failed on this image: cut short"),
         ("site1/z", "does not know this image"),
-        ("b", "does not know this image"),  # two folders have one
+        ("site3/a", "does not know this image"),  # another camera's a
+        ("b", "several images .* could be this one"),
     ],
 )
 def test_a_failure_and_a_gap_are_no_empty_images(tmp_path, case, message):
     with pytest.raises(SubjectError, match=message):
         stored(tmp_path).predict_cases([case], [(9, 9)])
+
+
+def test_one_answer_is_not_given_to_two_cameras(tmp_path):
+    path = tmp_path / "bare.json"
+    images = [{"file": "IMG_0001.JPG", "detections": []}]
+    path.write_text(json.dumps({"images": images, "detection_categories": {"1": "animal"}}), encoding="utf-8")
+    subject = DetectionFile(path, SubjectInfo("md", ("animal",), 3, offers=frozenset({"scores"})))
+    subject.refuse_shared(["cam1/IMG_0001", "cam1/IMG_0002"])
+    with pytest.raises(UsageError, match="two cases would be the same image.*cam1/IMG_0001 and cam2/IMG_0001"):
+        subject.refuse_shared(["cam1/IMG_0001", "cam2/IMG_0001"])
 
 
 def test_it_looks_at_nothing_new(tmp_path):

@@ -100,6 +100,15 @@ def test_strata_hold_their_own_cases(registry):
     assert held["device=A"].holm[0][1:] == (held["device=A"].interval.lower, held["device=A"].interval.upper)
 
 
+def test_what_is_not_known_is_no_group(registry):
+    register(bounds=(0.0, 1.0))
+    rows, cases = world(np.full(N, 0.8))
+    cases["device"] = np.where(np.arange(N) < 20, "", cases["device"])
+    held = estimates(rows, cases)
+    assert set(held) == {"", "device=A", "device=B"}
+    assert held[""].n == N
+
+
 def test_a_failed_case_counts_as_the_worst_value(registry):
     register(bounds=(0.0, 1.0))
     rows, cases = world(np.full(N, 1.0), failed=6)

@@ -10,7 +10,10 @@ import typer
 
 def tiles(
     data: Annotated[
-        Path, typer.Argument(help="A folder with images/ and annotations.json (COCO).", show_default=False)
+        Path,
+        typer.Argument(
+            help="A folder of pictures, or with images/; with boxes in COCO's format or none.", show_default=False
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="A new folder.", show_default=False)],
     size: Annotated[int, typer.Option("--size", min=32, help="Side of a tile, px.")] = 640,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -19,7 +19,8 @@ class DetectionFile(Detector):
     """Detections by case id; the engine asks ``predict_cases``, because an image does not tell which case it is.
 
     Args:
-        path: the file; names of images without suffix are case ids, with or without the folders before them.
+        path: the file; names of images without suffix are case ids. Either may have more folders before it than the
+            other, as long as the folders that both have agree and no other image fits.
         info: name, classes and threshold of the detector that made it.
 
     Raises:
@@ -37,8 +38,9 @@ class DetectionFile(Detector):
         for name, held in batch.images.items():
             whole = PurePosixPath(name).with_suffix("")
             self._held[whole.as_posix()] = held
-        counts = Counter(PurePosixPath(name).name for name in self._held)
-        self._by_last = {PurePosixPath(name).name: name for name in self._held if counts[PurePosixPath(name).name] == 1}
+        self._by_last: dict[str, list[str]] = defaultdict(list)
+        for name in self._held:
+            self._by_last[PurePosixPath(name).name].append(name)
 
     def predict(self, images: Sequence[Tensor], *, batch_size: int = 8) -> list[Boxes]:
         """Refuses: there is no model that could look at an image."""
@@ -57,11 +59,13 @@ class DetectionFile(Detector):
         return [self._boxes(case, shape) for case, shape in zip(ids, shapes, strict=True)]
 
     def _boxes(self, case: str, shape: tuple[int, int]) -> Boxes:
-        held = self._held.get(case)
-        if held is None:
-            held = self._held.get(self._by_last.get(PurePosixPath(case).name, ""))
-        if held is None:
+        names = self._names(case)
+        if not names:
             raise SubjectError("the file of detections does not know this image", where=self._path, got=case)
+        if len(names) > 1:
+            what = "several images of the file of detections could be this one"
+            raise SubjectError(what, where=self._path, got=case, allowed=", ".join(names[:3]))
+        held = self._held[names[0]]
         if isinstance(held, str):
             raise SubjectError(f"the detector failed on this image: {held}", where=self._path, got=case)
         keep = self._label[held.labels] >= 0
@@ -71,6 +75,42 @@ class DetectionFile(Detector):
             torch.from_numpy(held.scores[keep].astype(np.float32)),
             torch.from_numpy(self._label[held.labels][keep]),
         )
+
+    def refuse_shared(self, ids: Sequence[str]) -> None:
+        """Refuses cases that would get the answer of one image: it is right for one of them at most.
+
+        Args:
+            ids: all cases of the data.
+
+        Raises:
+            UsageError: e.g. the file holds IMG_0001 without a folder, and two cameras have one.
+        """
+        given: dict[str, str] = {}
+        for case in ids:
+            names = self._names(case)
+            if len(names) == 1 and given.setdefault(names[0], case) != case:
+                raise UsageError(
+                    "two cases would be the same image of the file of detections", where=self._path,
+                    got=f"{given[names[0]]} and {case}, both {names[0]}",
+                    then="Run the detector on the folder that holds both cameras, so that names keep their folders",
+                )  # fmt: skip
+
+    def _names(self, case: str) -> list[str]:
+        """The images of the file that a case can be."""
+        if case in self._held:
+            return [case]
+        return [name for name in self._by_last.get(PurePosixPath(case).name, ()) if _same_end(name, case)]
+
+
+def _same_end(one: str, other: str) -> bool:
+    """Whether the longer of two paths ends with the shorter.
+
+    >>> _same_end("a/cam1/1", "cam1/1"), _same_end("1", "cam2/1"), _same_end("cam1/1", "cam2/1")
+    (True, True, False)
+    """
+    first, second = PurePosixPath(one).parts, PurePosixPath(other).parts
+    common = min(len(first), len(second))
+    return first[-common:] == second[-common:]
 
 
 def _labels(batch: Batch, classes: Sequence[str], path: Path) -> np.ndarray:

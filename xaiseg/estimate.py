@@ -165,7 +165,7 @@ def _frame(
     failed = {} if rows is None else _failed(rows, cases)
     strata = plan["data"]["test"]["strata"]
     held = cases[["cluster", *strata]].assign(chance=cases[f"p:{name}"])
-    groups = sum(int(held[factor].nunique()) for factor in strata)
+    groups = sum(len(set(held[factor]) - {""}) for factor in strata)
     siblings = max(Counter((q.metric, q.level, q.target, q.subject) for q in quantities).values(), default=1)
     seed = derive_seed(plan["seed"], "estimate", name)
     return _Frame(name, held, failed, protocol.decision, seed, tuple(strata), groups, siblings)
@@ -183,7 +183,7 @@ def _estimates(quantity: Quantity, frame: _Frame) -> list[Estimate]:
     if not quantity.strata or quantity.missing:
         return every
     for factor in frame.strata:
-        for level in sorted(set(frame.cases[factor])):
+        for level in sorted(set(frame.cases[factor]) - {""}):  # what is not known is no group
             part = frame.cases[frame.cases[factor] == level]
             every.append(_estimate(quantity, frame, f"{factor}={level}", part, frame.groups))
     return every

@@ -130,7 +130,9 @@ def _is_detector(draft: Draft, seen: Probe | None) -> bool:
     detects = detects or (seen is not None and bool(seen.readings))
     if detects and reader not in ("coco", "yolo", "voc"):
         then = "A detector needs boxes: a COCO file, labels/*.txt (YOLO) or annotations/*.xml (Pascal VOC)"
-        raise UsageError("the model detects boxes and the data hold masks", where="--data", got=reader, then=then)
+        bare = reader == "folder" and not (Path(str(draft.entry.path)) / "masks").is_dir()
+        what = "the model detects boxes and the data hold " + ("no labels that are known here" if bare else "masks")
+        raise UsageError(what, where="--data", got=draft.entry.path if bare else reader, then=then)
     if not detects and reader in ("yolo", "voc"):
         got = "no answer" if seen is None else f"an answer of the shape {seen.shape}"
         then = "docs/models.md lists the layouts; finished boxes need source: {python: ...}"

@@ -62,15 +62,15 @@ def _silent(stage: str, done: int, total: int) -> None:
 def open_model(
     path: str | Path, *, data: Mapping[str, str | Path] | None = None, data_root: str | Path | None = None
 ) -> ModelFile:
-    """Reads model.yaml and applies ``--data NAME=DIR`` and ``--data-root DIR``."""
-    from xaiseg.data.readers import entry_from_folder
+    """Reads model.yaml and applies ``--data NAME=DIR`` (see :func:`in_place_of`) and ``--data-root DIR``."""
+    from xaiseg.data.readers import entry_from_folder, in_place_of
     from xaiseg.modelfile import read_model_file
 
     model = read_model_file(path)
     if data_root is not None:
         model = model.override_data_root(Path(data_root))
     for name, folder in (data or {}).items():
-        model = model.with_data(name, entry_from_folder(Path(folder)))
+        model = model.with_data(name, in_place_of(model.data.get(name), entry_from_folder(Path(folder))))
     return model
 
 

@@ -161,7 +161,10 @@ def _slug(text: str) -> str:
 def _try_subject(model: ModelFile, dataset: Dataset, subject: Subject) -> Case:
     """Predicts one of the first images, so that a model that cannot work fails before anything is measured."""
     from xaiseg.data.readers import load_case
+    from xaiseg.detection_file import DetectionFile
 
+    if isinstance(subject, DetectionFile):
+        subject.refuse_shared([ref.id for ref in dataset.cases])
     problems: list[Exception] = []
     for ref in dataset.cases[:8]:
         try:

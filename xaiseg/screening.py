@@ -143,6 +143,8 @@ def count_tiles(
     if model.task != "detection":
         raise UsageError("screening needs a detector", where=model.path, got=f"task: {model.task}")
     entry = _entry(folder)
+    if "test" in model.data:  # the detector sees the pixels as in the audit
+        entry = entry.model_copy(update={"window": model.data["test"].window})
     found = open_dataset("tiles", entry, root=model.data_root, spec=model.image_spec()).cases
     refs = tuple(replace(ref, reference=None, reader2=None) for ref in found)
     subject = load_subject(model, device=device)

@@ -115,6 +115,14 @@ def test_backgrounds_come_from_other_clusters_and_hold_no_object():
     assert alone.seen[1][0, 0, 0] == np.float32(0.4)
 
 
+def test_what_the_sidecar_does_not_declare_fills_the_bank_up():
+    declared = tile("declared", (), empty=True, cluster="flight 2")
+    silent = tuple(tile(f"silent {index}", (), cluster="flight 2") for index in range(5))
+    rows = measured(ID, honest(), tile("c0"), params=Params(backgrounds=6, blur=0), others=(declared, *silent))
+    assert [row["level"] for row in rows].count("swap") == 6
+    assert all("reason" not in row for row in rows)
+
+
 def test_without_a_bank_swaps_are_left_out_and_said():
     case = tile("c0")
     unknown = Case(tile("x").ref, tile("x").image)  # nobody has looked

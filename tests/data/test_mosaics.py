@@ -110,6 +110,82 @@ def test_a_cut_folder_can_be_audited(tmp_path):
     assert [box for held in boxes.values() for box in held] == [[95, 20, 100, 32, 255], [0, 20, 25, 32, 0]]
 
 
+def test_sixteen_bits_stay_sixteen_bits(tmp_path):
+    pixels = np.random.default_rng(0).integers(7000, 9000, (60, 70), dtype=np.uint16)
+    Image.fromarray(pixels).save(tmp_path / "thermal.png")
+    ((_, _, tile),) = tiles(tmp_path / "thermal.png", Cut(100))
+    assert tile.dtype == np.uint16
+    assert (tile == pixels).all()
+
+
+def two_pictures(folder, meta=""):
+    (folder / "images").mkdir(parents=True)
+    for name in ("a", "b"):
+        Image.fromarray(picture(shape=(100, 150))).save(folder / "images" / f"{name}.png")
+    images = [{"id": name, "file_name": f"{name}.png"} for name in ("a", "b")]
+    outline = {"id": 1, "image_id": "a", "category_id": 3, "segmentation": [[10, 20, 40, 20, 40, 30]]}
+    document = {"images": images, "annotations": [outline], "categories": [{"id": 3, "name": "seal"}]}
+    (folder / "annotations.json").write_text(json.dumps(document), encoding="utf-8")
+    if meta:
+        (folder / "meta.csv").write_text(meta, encoding="utf-8")
+    return folder
+
+
+def test_tiles_carry_the_sidecar_of_their_picture(tmp_path):
+    meta = "id,flight,habitat,known_empty,spacing_mm,probability\na,f1,ice,false,12,0.5\nb,f1,,yes,,0.5\n"
+    cut_folder(two_pictures(tmp_path / "big", meta), tmp_path / "small", Cut(100))
+    held = json.loads((tmp_path / "small" / "annotations.json").read_text(encoding="utf-8"))
+    own = {"flight", "habitat", "known_empty", "spacing_mm", "probability", "group", "footprint"}
+    rows = {image["file_name"]: {key: image[key] for key in own & set(image)} for image in held["images"]}
+    assert rows["a_y00000_x00100.png"] == {"flight": "f1", "habitat": "ice", "spacing_mm": "12"}
+    assert rows["b_y00000_x00000.png"] == {"flight": "f1", "known_empty": "yes"}
+    assert [box["bbox"] for box in held["annotations"]] == [[10, 20, 30, 10]], "the box around the polygon"
+    entry = entry_from_folder(tmp_path / "small")
+    assert entry.cluster == "flight"
+
+
+def test_nobody_says_that_several_pictures_show_different_ground(tmp_path):
+    cut_folder(two_pictures(tmp_path / "big"), tmp_path / "small", Cut(100))
+    held = json.loads((tmp_path / "small" / "annotations.json").read_text(encoding="utf-8"))
+    assert not any("footprint" in image for image in held["images"])
+    assert {image["group"] for image in held["images"]} == {"a", "b"}
+    with pytest.raises(UsageError, match="names pictures that are not there.*Got: c"):
+        cut_folder(two_pictures(tmp_path / "lost", "id,flight\nc,f1\n"), tmp_path / "none", Cut(100))
+
+
+def test_pictures_without_labels_become_tiles_without_labels(tmp_path):
+    folder = tmp_path / "big"
+    folder.mkdir()
+    for name in ("a", "b"):
+        Image.fromarray(picture(shape=(100, 150))).save(folder / f"{name}.png")
+    (folder / "meta.csv").write_text("id,habitat\na,ice\n", encoding="utf-8")
+    assert cut_folder(folder, tmp_path / "small", Cut(100)) == 4
+    assert not (tmp_path / "small" / "annotations.json").exists()
+    table = (tmp_path / "small" / "meta.csv").read_text(encoding="utf-8").splitlines()
+    assert table[0] == "id,habitat,group,mosaic"
+    assert table[1:3] == ["a_y00000_x00000,ice,a,a", "a_y00000_x00100,ice,a,a"]
+    assert table[3] == "b_y00000_x00000,,b,b"
+
+
+@pytest.mark.parametrize(
+    ("file", "kind"), [("labels/a.txt", "yolo"), ("images/a.xml", "voc"), ("masks/a.png", "masks/")]
+)
+def test_labels_that_are_not_cut_are_not_lost(tmp_path, file, kind):
+    folder = tmp_path / "big"
+    for name in ("images/a.png", file):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture()).save(folder / name, format="PNG")
+    with pytest.raises(UsageError, match=f"labels of this kind are not cut. Got: {kind}"):
+        cut_folder(folder, tmp_path / "small", Cut(100))
+
+
+def test_the_only_coco_file_is_found_by_any_name(tmp_path):
+    folder = two_pictures(tmp_path / "big")
+    (folder / "annotations.json").rename(folder / "seals.json")
+    cut_folder(folder, tmp_path / "small", Cut(100))
+    assert (tmp_path / "small" / "annotations.json").is_file()
+
+
 def test_overlapping_tiles_say_so_and_nothing_is_written_over(tmp_path):
     cut_folder(world(tmp_path / "big"), tmp_path / "small", Cut(100, 20))
     document = json.loads((tmp_path / "small" / "annotations.json").read_text(encoding="utf-8"))

@@ -9,7 +9,7 @@ from pictures import COLOUR, GREY, picture, save, square_mask
 from PIL import Image
 
 from xaiseg.data.case import ImageSpec
-from xaiseg.data.pixels import read_pixels, to_image, to_mask
+from xaiseg.data.pixels import SUFFIXES, read_pixels, to_image, to_mask
 from xaiseg.errors import DataError
 
 MANY = ImageSpec(channels=1, classes=("background", "a", "b", "c"))
@@ -39,6 +39,14 @@ def test_8_and_16_bits_span_the_declared_range(tmp_path):
         np.testing.assert_allclose(wide[0, 0], [-1, -0.6, 1], atol=1e-6)
         assert wide.dtype == np.float32
         assert (wide.min(), wide.max()) == (-1, 1)
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".webp"])
+def test_cameras_and_the_web_have_other_kinds(tmp_path, suffix):
+    pixels = picture(shape=(20, 30, 3))
+    Image.fromarray(pixels).save(tmp_path / f"a{suffix}", lossless=True)
+    np.testing.assert_array_equal(read(tmp_path / f"a{suffix}"), pixels)
+    assert suffix in SUFFIXES
 
 
 def test_big_endian_files_read_the_same(tmp_path):

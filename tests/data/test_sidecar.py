@@ -78,6 +78,11 @@ def test_a_missing_column_comes_with_a_hint():
             require_columns(DataEntry(path="d", **names), ["patient"], "meta.csv")
 
 
+def test_rows_that_a_spreadsheet_left_empty_are_no_rows(tmp_path):
+    (tmp_path / "meta.csv").write_text("id,g\na,1\n,\n,\n", encoding="utf-8")
+    assert read_sidecars([tmp_path / "meta.csv"]) == {"a": {"g": "1"}}
+
+
 def test_rows_and_images_must_agree():
     rows = {"a": {"g": "1"}, "b": {"g": "2"}}
     assert chosen(DataEntry(path="d"), ["a", "b", "c"], rows, "m") == ["a", "b", "c"]

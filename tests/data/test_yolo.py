@@ -5,7 +5,9 @@ import pytest
 from pictures import picture, save, write_csv
 
 from xaiseg.data.case import ImageSpec
-from xaiseg.data.readers import entry_from_folder, load_case, open_dataset
+from xaiseg.data.entry import DataEntry
+from xaiseg.data.readers import entry_from_folder, in_place_of, load_case, open_dataset
+from xaiseg.data.yolo import class_names
 from xaiseg.errors import DataError, UsageError
 
 SHAPE = (40, 80)
@@ -81,6 +83,43 @@ def test_classes_go_by_name_number_or_labels(tmp_path):
     assert only(ignored).boxes[0, 4] == 255
     with pytest.raises(UsageError, match="lists no classes"):
         only(tiles(tmp_path / "e", text, names="nc: 2\n"))
+
+
+def test_columns_that_are_known_by_name_need_no_declaration(tmp_path):
+    tiles(tmp_path, {f"t{index:02d}": "" for index in range(14)})
+    rows = [{"id": f"t{index:02d}", "glint": "none" if index else "", "gsd_cm": str(1.2 + index / 100),
+             "spacing_mm": "12" if index else ""} for index in range(14)]  # fmt: skip
+    write_csv(tmp_path / "meta.csv", rows)
+    entry = entry_from_folder(tmp_path)
+    assert entry.strata == ("glint",), "fourteen values of gsd_cm are no groups"
+    first, second = open_dataset("test", entry, root=".", spec=SPEC).cases[:2]
+    assert (first.spacing_mm, second.spacing_mm) == (None, (12.0, 12.0))
+
+
+def test_another_folder_keeps_what_is_said_of_labels_and_pixels(tmp_path):
+    tiles(tmp_path, {"a": ""})
+    write_csv(tmp_path / "meta.csv", [{"id": "a", "camera": "x", "habitat": "ice"}])
+    new = entry_from_folder(tmp_path)
+    old = DataEntry(reader="yolo", path="old", labels={0: 1}, window=(7000, 9000), strata=("camera", "lens"))
+    kept = in_place_of(old, new)
+    assert (kept.labels, kept.window, kept.strata) == ({0: 1}, (7000, 9000), ("camera", "habitat"))
+    assert kept.path == new.path
+    assert in_place_of(old.model_copy(update={"reader": "coco"}), new).labels is None, "other numbers mean other things"
+    assert in_place_of(None, new) is new
+
+
+def test_regions_to_ignore_may_coincide(tmp_path):
+    entry = tiles(tmp_path, {"a": "0 0.5 0.5 0.2 0.2\n0 0.5 0.5 0.2 0.2"})
+    held = only(entry.model_copy(update={"labels": {0: 255}}))
+    assert held.boxes[:, 4].tolist() == [255, 255]
+
+
+def test_names_beside_the_labels_are_found(tmp_path):
+    tiles(tmp_path, {"a": "0 0.5 0.5 0.2 0.2"}, names="")
+    (tmp_path / "labels" / "classes.txt").write_text("rock\nseal\n", encoding="utf-8")
+    names, source = class_names(tmp_path)
+    assert (names, source) == ({0: "rock", 1: "seal"}, tmp_path / "labels" / "classes.txt")
+    assert only(DataEntry(reader="yolo", path=str(tmp_path), labels={0: 255})).boxes[0, 4] == 255
 
 
 def test_sidecars_give_clusters(tmp_path):

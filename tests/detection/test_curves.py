@@ -175,3 +175,13 @@ def test_the_curve_has_a_point_for_each_hit():
     assert precision[-1] == pytest.approx((pool.hit & ~pool.void).sum() / (
         (~pool.void & (pool.score >= score[-1])).sum()))  # fmt: skip
     assert len(THRESHOLDS) == 10
+
+
+def test_a_failed_image_counts_in_the_classes_that_there_are():
+    """The third of three classes has no object: without the failure it is left out, and so it is with one."""
+    none = np.zeros(0, np.int64)
+    found = Pool(np.arange(9), np.ones(9), np.ones(9, bool), np.zeros(9, bool), np.ones(10), np.arange(10) < 9.0)
+    absent = Pool(none, np.zeros(0), np.zeros(0, bool), np.zeros(0, bool), np.arange(10) // 9 * 1.0, np.zeros(10))
+    alone, among = (over_all([each], average_precision, 10) for each in ([found], [found, absent, absent]))
+    assert among == alone == pytest.approx(0.9, abs=0.01)
+    assert over_all([[absent]], average_precision, 10) == 0.0, "where nothing else is known, a failure is a miss"

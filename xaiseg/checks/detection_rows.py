@@ -53,7 +53,8 @@ class Flat:
         else:
             hit, void = (self.hits >> bit & 1) == 1, (self.void >> bit & 1) == 1
         keep = slice(None) if most is None else self.rank < most
-        return Pool(self.image[keep], self.score[keep], hit[keep], void[keep], self.objects)
+        seen = np.bincount(self.object_image, minlength=len(self.objects)).astype(np.float64)
+        return Pool(self.image[keep], self.score[keep], hit[keep], void[keep], self.objects, seen)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ FEW: Final = (
     "them as data: backgrounds"
 )
 #: Images that are looked at for each background in search of one without an object, where the sidecar names none.
-_TRIES: Final = 8
+_TRIES: Final = 20
 
 
 @dataclass(frozen=True)
@@ -141,15 +141,17 @@ def _backgrounds(context: Context, case: Case) -> Iterator[np.ndarray]:
     listed = [ref for ref in context.listed(params.bank) if ref.id != case.id]
     listed = [ref for ref in listed if ref.cluster != case.ref.cluster] or listed
     empty = [ref for ref in listed if ref.survey.get("known_empty") == "true"]
-    source = empty or listed
-    found = 0
-    for position in rng.permutation(len(source))[: params.backgrounds * _TRIES]:
-        if found == params.backgrounds:
-            return
-        background = _without_object(context, source[int(position)])
-        if background is not None:
-            found += 1
-            yield fitted(background, case.shape, rng)
+    others = [ref for ref in listed if ref.survey.get("known_empty") != "true"]
+    found, tries = 0, params.backgrounds * _TRIES
+    for source in (empty, others):  # declared ones first, since they need no search
+        for position in rng.permutation(len(source))[:tries]:
+            if found == params.backgrounds:
+                return
+            tries -= 1
+            background = _without_object(context, source[int(position)])
+            if background is not None:
+                found += 1
+                yield fitted(background, case.shape, rng)
 
 
 def _without_object(context: Context, ref: CaseRef) -> np.ndarray | None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from xaiseg.data.case import Case, CaseRef, ImageSpec
 from xaiseg.data.entry import DataEntry
-from xaiseg.data.pixels import read_pixels, to_image
+from xaiseg.data.pixels import IGNORE, read_pixels, to_image
 from xaiseg.errors import DataError, UsageError, did_you_mean
 
 #: A box may stick out of its image by this many pixels without being counted as sticking out.
@@ -61,9 +61,10 @@ def with_boxes(ref: CaseRef, image: np.ndarray, labelled: Sequence[Labelled], pa
     """
     shape = image.shape[1], image.shape[2]
     rows = [(*inside(one, shape, path), one.index) for one in labelled]
-    twice = repeated([(*row[:4], row[4]) for row in rows])
+    counted = [position for position, row in enumerate(rows) if row[4] != IGNORE]  # regions to ignore may coincide
+    twice = repeated([(*rows[position][:4], rows[position][4]) for position in counted])
     if twice is not None:
-        first, second = (labelled[position].where for position in twice)
+        first, second = (labelled[counted[position]].where for position in twice)
         raise DataError(f"{first} and {second} are the same box", where=path, then="Remove one of them")
     boxes = np.array(rows, dtype=np.float32).reshape(-1, 5)
     return Case(ref, image, boxes=boxes, outlines=tuple(one.outline for one in labelled))

@@ -6,6 +6,7 @@ JPEG have no such access: Pillow decodes them as a whole, and above :data:`WHOLE
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +16,20 @@ from typing import Any, Final
 import numpy as np
 
 from xaiseg.data.coco import read_coco
+from xaiseg.data.files import images_by_id
+from xaiseg.data.pixels import SUFFIXES
+from xaiseg.data.readers import labels_beside, labels_in
+from xaiseg.data.sidecar import CLUSTER_COLUMNS, read_sidecars
 from xaiseg.errors import DataError, UsageError
 
 #: Largest picture that is decoded as a whole, in megapixels: 1.2 GB of colour.
 WHOLE_MEGAPIXELS: Final = 400
 #: A box of which a tile holds less than this share is a region to ignore there: nobody could be blamed for missing it.
 LEAST_SHARE: Final = 0.5
+#: Fields of an image that are no columns of its own.
+_OF_COCO: Final = ("id", "file_name", "width", "height")
+#: Columns of meta.csv that are about the draw of a picture and not about its tiles.
+_OF_THE_DRAW: Final = ("count", "probability", "draw_probability", "drawn", "draws")
 
 
 @dataclass(frozen=True)
@@ -50,14 +59,18 @@ class Cut:
 
 
 def cut_folder(source: Path, out: Path, cut: Cut) -> int:
-    """Cuts a COCO folder; writes ``out/images/*.png`` and ``out/annotations.json``.
+    """Cuts the pictures of a folder, and their boxes in COCO's format; writes ``out/images/*.png``.
 
-    The tiles of a picture are one cluster (``group``: that of the picture, else its name) and carry its other fields.
-    A box lies in every tile that holds some of it, cut at the border; where less than half of it is there it is a
-    region to ignore (``iscrowd``). ``footprint`` says whether tiles overlap.
+    With labels ``out/annotations.json`` is written. Without, ``out/meta.csv`` describes the tiles: an image that COCO
+    lists without annotations would be an empty one, and nobody has looked.
+
+    Tiles carry the other fields of their picture and its row of ``meta.csv``; without a column that names a cluster
+    the tiles of a picture are one (``group``). A box lies in every tile that holds some of it, cut at the border; where
+    less than half of it is there it is a region to ignore (``iscrowd``). ``footprint`` is "overlapping" where tiles
+    overlap, else what the picture says, else "disjoint" for the tiles of a single picture: of several nobody knows.
 
     Args:
-        source: a folder with images/ and annotations.json.
+        source: a folder with images/, or with the pictures themselves.
         out: a new folder.
         cut: size and overlap.
 
@@ -65,38 +78,101 @@ def cut_folder(source: Path, out: Path, cut: Cut) -> int:
         The number of tiles.
 
     Raises:
-        UsageError: the folder is no COCO data set, or ``out`` is not empty.
+        UsageError: the labels are of another kind, or ``out`` is not empty.
+        NothingToAudit: there is no picture.
         DataError: a picture cannot be read, or is too large for its kind of file.
     """
-    document = read_coco(source / "annotations.json")
+    folder = source / "images" if (source / "images").is_dir() else source
+    document, labelled = _document(source, folder)
+    rows = _described(source, document["images"])
     if out.exists() and any(out.iterdir()):
         raise UsageError("the folder is not empty", where=out, then="Name a new one")
     (out / "images").mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for image in document["images"]:
+    for image, row in zip(document["images"], rows, strict=True):
         things = [item for item in document["annotations"] if item["image_id"] == image["id"]]
-        for top, left, pixels in tiles(source / "images" / image["file_name"], cut):
-            row = _image(image, len(images), top, left, pixels, cut)
-            _save(pixels, out / "images" / row["file_name"])
-            images.append(row)
+        for top, left, pixels in tiles(folder / image["file_name"], cut):
+            tile = _image({**row, **image}, len(images), top, left, pixels, cut)
+            _save(pixels, out / "images" / tile["file_name"])
+            images.append(tile)
             for box in cut_boxes(things, top, left, pixels.shape[:2]):
-                annotations.append({**box, "id": len(annotations) + 1, "image_id": row["id"]})
-    _write(out, {"images": images, "annotations": annotations, "categories": document["categories"]})
+                annotations.append({**box, "id": len(annotations) + 1, "image_id": tile["id"]})
+    if labelled:
+        _write(out, {"images": images, "annotations": annotations, "categories": document["categories"]})
+    else:
+        _write_table(out / "meta.csv", images)
     return len(images)
+
+
+def _document(source: Path, folder: Path) -> tuple[Mapping[str, Any], bool]:
+    """The COCO document of a folder, or one without annotations where it has no labels; and whether it has.
+
+    Raises:
+        UsageError: the folder is missing, or its labels are of another kind.
+        NothingToAudit: there is no picture.
+    """
+    if not source.is_dir():
+        raise UsageError("this folder is missing", where=source)
+    found = labels_in(source) or labels_beside(folder)
+    if (source / "masks").is_dir() or (found is not None and found[0] != "coco"):
+        got = "masks/" if found is None or found[0] == "coco" else found[0]
+        raise UsageError("labels of this kind are not cut", where=source, got=got, allowed="boxes in COCO's format",
+                         then="Convert them, or move them away to cut the pictures alone")  # fmt: skip
+    if found is not None:
+        return read_coco(source / (found[1] or "annotations.json")), True
+    names = [path.name for path in images_by_id(folder, SUFFIXES).values()]
+    return {"images": [{"id": name, "file_name": name} for name in names], "annotations": []}, False
+
+
+def _write_table(path: Path, images: Sequence[Mapping[str, Any]]) -> None:
+    """What is known of tiles without labels; their ground is for `xaiseg screen --disjoint` to say."""
+    rows = [
+        {"id": Path(image["file_name"]).stem}
+        | {key: value for key, value in image.items() if key not in _OF_COCO and value != "disjoint"}
+        for image in images
+    ]
+    with path.open("w", newline="", encoding="utf-8") as handle:
+        table = csv.DictWriter(handle, list(dict.fromkeys(key for row in rows for key in row)))
+        table.writeheader()
+        table.writerows(rows)
+
+
+def _described(source: Path, images: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """What meta.csv says of each picture that is true of its tiles; the cluster, and the ground, where nobody names it.
+
+    Raises:
+        UsageError: meta.csv names a picture that is not there, or cannot be read.
+    """
+    meta = source / "meta.csv"
+    held = read_sidecars([meta]) if meta.is_file() else {}
+    stems = [Path(str(image["file_name"])).with_suffix("").as_posix() for image in images]
+    if lost := [id for id in held if id not in stems]:
+        raise UsageError("the sidecar names pictures that are not there", where=meta, got=", ".join(lost[:3]))
+    columns = {column for row in held.values() for column in row} | {column for image in images for column in image}
+    found = []
+    for stem in stems:
+        row = {column: value for column, value in held.get(stem, {}).items() if value and column not in _OF_THE_DRAW}
+        if row.get("known_empty", "").lower() in ("false", "no", "0"):
+            del row["known_empty"]  # a tile of a picture with animals may well have none
+        if not columns & set(CLUSTER_COLUMNS):
+            row["group"] = stem.replace("/", "_")
+        if len(images) == 1:
+            row.setdefault("footprint", "disjoint")
+        found.append(row)
+    return found
 
 
 def _image(image: Mapping[str, Any], number: int, top: int, left: int, pixels: np.ndarray, cut: Cut) -> dict[str, Any]:
     stem = Path(str(image["file_name"])).with_suffix("").as_posix().replace("/", "_")
     return {
-        "group": stem,
         **image,
         "id": number,
         "file_name": f"{stem}_y{top:05d}_x{left:05d}.png",
         "width": pixels.shape[1],
         "height": pixels.shape[0],
         "mosaic": stem,
-        "footprint": "overlapping" if cut.overlap else image.get("footprint", "disjoint"),
+        **({"footprint": "overlapping"} if cut.overlap else {}),
     }
 
 
@@ -110,7 +186,9 @@ def cut_boxes(
     ([[0, 10, 10, 10]], None)
     """
     for thing in things:
-        x, y, width, height = thing["bbox"]
+        x, y, width, height = thing.get("bbox") or _around(thing)
+        if width <= 0 or height <= 0:
+            continue
         x0, y0 = max(x - left, 0), max(y - top, 0)
         x1, y1 = min(x + width - left, shape[1]), min(y + height - top, shape[0])
         if x1 <= x0 or y1 <= y0:
@@ -119,6 +197,20 @@ def cut_boxes(
         ignored = bool(thing.get("iscrowd")) or share < LEAST_SHARE
         kept = {"category_id": thing["category_id"], "bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
         yield {**kept, "iscrowd": int(ignored)}
+
+
+def _around(thing: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    """The box (x, y, width, height) around polygons.
+
+    Raises:
+        UsageError: the annotation has neither a box nor polygons.
+    """
+    outline = thing.get("segmentation")
+    if not isinstance(outline, list) or not outline or not all(isinstance(part, list) and part for part in outline):
+        raise UsageError("an annotation has neither bbox nor polygons", where=f"annotation {thing.get('id')}",
+                         then="Boxes are what is cut; add bbox")  # fmt: skip
+    x, y = (np.concatenate([np.asarray(part, float)[start::2] for part in outline]) for start in (0, 1))
+    return float(x.min()), float(y.min()), float(x.max() - x.min()), float(y.max() - y.min())
 
 
 def tiles(path: Path, cut: Cut) -> Iterator[tuple[int, int, np.ndarray]]:
@@ -149,7 +241,10 @@ def _bands(path: Path, cut: Cut) -> Iterator[tuple[int, np.ndarray]]:
                                 got=f"{held.width * held.height / 1e6:.0f} megapixels",
                                 allowed=f"{WHOLE_MEGAPIXELS} megapixels", then="Save it as TIFF")  # fmt: skip
             upright = ImageOps.exif_transpose(held)
-            pixels = np.asarray(upright.convert("L" if held.mode in ("1", "L", "LA") else "RGB"))
+            if held.mode.startswith("I;16"):
+                pixels = np.asarray(upright).astype(np.uint16)  # Pillow's conversion would cut values off at 255
+            else:
+                pixels = np.asarray(upright.convert("L" if held.mode in ("1", "L", "LA") else "RGB"))
     except OSError as error:
         raise DataError(f"the file cannot be decoded ({error})", where=path) from error
     finally:

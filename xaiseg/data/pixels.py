@@ -18,7 +18,7 @@ from xaiseg.errors import DataError
 if TYPE_CHECKING:
     from PIL import Image
 
-SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 IGNORE: Final = 255
 
 #: What to do with a picture that is too large.
@@ -38,7 +38,7 @@ _DAMAGED: Final = (
 
 
 def read_pixels(path: Path, *, max_pixels: int, index_colours: bool = False) -> np.ndarray:
-    """Pixels of a PNG, JPEG or TIFF as (H, W) or (H, W, C), in the file's own integers or floats.
+    """Pixels of a PNG, JPEG, TIFF, BMP or WebP as (H, W) or (H, W, C), in the file's own integers or floats.
 
     The orientation that the file declares is applied; transparency is dropped. A palette becomes colours, or stays
     indices with ``index_colours`` (masks).

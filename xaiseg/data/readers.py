@@ -11,7 +11,7 @@ from xaiseg.data.base import READERS, Reader, list_digest
 from xaiseg.data.case import Case, CaseRef, Dataset, ImageSpec
 from xaiseg.data.entry import DataEntry
 from xaiseg.data.pixels import SUFFIXES
-from xaiseg.data.sidecar import read_sidecars
+from xaiseg.data.sidecar import CLUSTER_COLUMNS, read_sidecars
 from xaiseg.errors import UsageError, did_you_mean
 from xaiseg.parameters import load_entry_points
 
@@ -27,12 +27,14 @@ BUILTIN: Final = {
     "scene": "xaiseg.data.generated",
 }
 
-#: Columns whose name says that their values are independent units, the first of them first.
-CLUSTER_COLUMNS: Final = ("cluster", "group", "patient", "patient_id", "flight")
 #: Other names that tools give a COCO file; Roboflow writes it among the images.
 _COCO_NAMES: Final = ("_annotations.coco.json", "images/_annotations.coco.json")
 #: What every aerial survey is asked about (Hodgson et al., PLoS ONE 2013): columns that need no declaration.
 _SURVEY_STRATA: Final = ("habitat", "sea_state", "glint", "gsd_cm")
+#: A column with more values than this holds measurements and no groups.
+_MOST_LEVELS: Final = 12
+#: More JSON files than this are one an image, and not looked into.
+_MOST_JSON: Final = 8
 
 
 def get_reader(name: str) -> Reader:
@@ -93,11 +95,13 @@ def load_case(entry: DataEntry, ref: CaseRef, spec: ImageSpec) -> Case:
 def entry_from_folder(path: Path) -> DataEntry:
     """The entry of ``--data NAME=DIR``: a folder as it stands.
 
-    Without masks/, a folder with a COCO file (annotations.json, _annotations.coco.json, or its only JSON file) is COCO,
-    one with labels/*.txt is YOLO, and one with XML files in annotations/, Annotations/, labels/ or images/ is Pascal
-    VOC. One whose images/ holds NIfTI or DICOM files is read as such. Clusters come from the first of
-    :data:`CLUSTER_COLUMNS` that meta.csv (or the images of a COCO file) has, else from the volume or the patient of a
-    header, else every image stands for itself. Columns habitat, sea_state, glint and gsd_cm of meta.csv are strata.
+    Without masks/, a folder with a COCO file (annotations.json, _annotations.coco.json, or the only one of its JSON
+    files and those in annotations/ that has COCO's lists) is COCO, one with labels/*.txt is YOLO, and one with XML
+    files in annotations/, Annotations/, labels/ or images/ is Pascal VOC. One whose images/ holds NIfTI or DICOM files
+    is read as such. Clusters come from the first of :data:`CLUSTER_COLUMNS` that meta.csv (or the images of a COCO
+    file) has, else from the volume or the patient of a header, else every image stands for itself. Columns habitat,
+    sea_state, glint and gsd_cm of meta.csv are strata where they have at most :data:`_MOST_LEVELS` values, and a column
+    spacing_mm is the size of a pixel.
 
     Boxes may also lie among their images, in a folder without images/, and a COCO file may be named itself.
 
@@ -107,13 +111,16 @@ def entry_from_folder(path: Path) -> DataEntry:
     file, folder = None, Path(path).resolve()
     if folder.is_file() and folder.suffix.lower() == ".json":
         file, folder = folder.name, folder.parent
+        if not (folder / "images").is_dir() and not _holds_images(folder) and (folder.parent / "images").is_dir():
+            file, folder = f"{folder.name}/{file}", folder.parent  # annotations/instances_default.json
     images = None if (folder / "images").is_dir() else "."
     if not folder.is_dir() or (images and not _holds_images(folder)):
         allowed = "a folder with images/ and masks/ or labels, a folder of images with their labels, or a COCO file"
         raise UsageError("this is no data folder", where=path, allowed=allowed)
     meta = folder / "meta.csv"
-    sidecar = {column for row in read_sidecars([meta]).values() for column in row} if meta.is_file() else set()
-    columns = set(sidecar)
+    rows = read_sidecars([meta]).values() if meta.is_file() else ()
+    columns = {column for row in rows for column in row}
+    sidecar = {name for name in columns if 0 < len({row.get(name, "") for row in rows} - {""}) <= _MOST_LEVELS}
     reader, annotations = ("coco", file) if file else _kind(folder) if images is None else _kind_beside(folder)
     if reader == "coco":
         from xaiseg.data.coco import image_columns, read_coco
@@ -121,15 +128,32 @@ def entry_from_folder(path: Path) -> DataEntry:
         columns |= image_columns(read_coco(folder / (annotations or "annotations.json")))
     cluster = next((column for column in CLUSTER_COLUMNS if column in columns), None)
     strata = tuple(name for name in _SURVEY_STRATA if name in sidecar)
+    spacing = "spacing_mm" if "spacing_mm" in columns else None
     return DataEntry(
-        reader=reader, path=str(folder), images=images, cluster=cluster, annotations=annotations, strata=strata
-    )
+        reader=reader, path=str(folder), images=images, cluster=cluster, annotations=annotations, strata=strata,
+        spacing_mm=spacing,
+    )  # fmt: skip
+
+
+def in_place_of(old: DataEntry | None, new: DataEntry) -> DataEntry:
+    """An entry of ``--data NAME=DIR`` with what model.yaml says of pixels and labels, which another folder shares.
+
+    Taken over are ``window``, for the same kind of annotations ``labels``, and ``strata`` that the new folder's
+    meta.csv has. Files, filters, clusters and the size of a pixel belong to the old folder.
+    """
+    if old is None:
+        return new
+    meta = Path(str(new.path)) / "meta.csv"
+    known = {column for row in read_sidecars([meta]).values() for column in row} if meta.is_file() else set()
+    strata = dict.fromkeys([*(name for name in old.strata if name in known), *new.strata])
+    labels = old.labels if old.reader == new.reader else None
+    return new.model_copy(update={"window": old.window, "labels": labels, "strata": tuple(strata)})
 
 
 def _kind(folder: Path) -> tuple[str, str | None]:
     """The reader of a folder, and its annotations where they have another name than the reader expects."""
     if not (folder / "masks").is_dir():
-        found = _labels(folder)
+        found = labels_in(folder)
         if found is not None:
             return found
     names = [path.name.lower() for path in (folder / "images").iterdir()]
@@ -149,26 +173,34 @@ def _kind_beside(folder: Path) -> tuple[str, str | None]:
     Raises:
         UsageError: there are images and no labels.
     """
-    found = _labels(folder)
+    found = labels_in(folder) or labels_beside(folder)
     if found is not None:
         return found
-    for reader, suffix in (("yolo", ".txt"), ("voc", ".xml")):
-        if any(path.with_suffix(suffix).is_file() for path in folder.iterdir() if path.suffix.lower() in SUFFIXES):
-            return reader, "."
     then = "Put a COCO file (annotations.json), YOLO .txt or Pascal VOC .xml files there"
     raise UsageError("this folder holds images and no labels", where=folder, then=then)
 
 
-def _labels(folder: Path) -> tuple[str, str | None] | None:
+def labels_beside(folder: Path) -> tuple[str, str] | None:
+    """YOLO or VOC labels that lie among the images of a folder."""
+    for reader, suffix in (("yolo", ".txt"), ("voc", ".xml")):
+        if any(path.with_suffix(suffix).is_file() for path in folder.iterdir() if path.suffix.lower() in SUFFIXES):
+            return reader, "."
+    return None
+
+
+def labels_in(folder: Path) -> tuple[str, str | None] | None:
     """COCO, YOLO or VOC labels of a folder without masks."""
     from xaiseg.data.voc import FOLDERS
 
     if (folder / "annotations.json").is_file():
         return "coco", None
     usual = [name for name in _COCO_NAMES if (folder / name).is_file()]
-    lonely = [path.name for path in folder.glob("*.json")]
-    if usual or (len(lonely) == 1 and _looks_like_coco(folder / lonely[0])):
-        return "coco", (usual or lonely)[0]
+    if usual:
+        return "coco", usual[0]
+    there = [*sorted(folder.glob("*.json")), *sorted((folder / "annotations").glob("*.json"))]
+    fits = [path for path in there if _looks_like_coco(path)] if len(there) <= _MOST_JSON else []
+    if len(fits) == 1:
+        return "coco", fits[0].relative_to(folder).as_posix()
     if any((folder / "labels").glob("*.txt")):
         return "yolo", None
     return ("voc", None) if any(any((folder / name).glob("*.xml")) for name in FOLDERS) else None

@@ -15,6 +15,8 @@ from xaiseg.errors import NothingToAudit, UsageError, did_you_mean
 
 Rows = dict[str, dict[str, str]]
 
+#: Columns whose name says that their values are independent units, the first of them first.
+CLUSTER_COLUMNS: Final = ("cluster", "group", "patient", "patient_id", "flight")
 _TOO_MANY: Final = "\x00"  # no header can hold it
 
 
@@ -52,6 +54,8 @@ def _read(path: Path) -> Rows:
         if "id" not in row:
             raise UsageError("the sidecar has no column 'id'", where=path, got=", ".join(row))
         id = row.pop("id")
+        if not id and not any(row.values()):
+            continue  # spreadsheets leave such rows behind
         if id in rows:
             raise UsageError(f"the id '{id}' stands twice", where=f"{path}:{number}")
         rows[id] = row
@@ -143,7 +147,8 @@ def chosen(
     """
     lost = [id for id, row in rows.items() if id not in images and keep(row, entry.where)]
     if lost:
-        raise UsageError("the sidecar names images that are not there", where=source, got=_few(lost))
+        then = "Add them (to the file of annotations, where there is one), or take their rows out"
+        raise UsageError("the sidecar names images that are not there", where=source, got=_few(lost), then=then)
     left = [id for id in images if id in rows and keep(rows[id], entry.where)] if entry.where else list(images)
     needed = wanted_columns(entry)
     bare = [id for id in left if any(column not in rows.get(id, {}) for column in needed)]
@@ -213,6 +218,8 @@ def _spacing(entry: DataEntry, id: str, row: Mapping[str, str], source: object) 
     if wanted is None:
         return None
     if isinstance(wanted, str):
+        if not row[wanted].strip():
+            return None  # not known of this one
         try:
             pair = (float(row[wanted]),) * 2
         except ValueError as error:

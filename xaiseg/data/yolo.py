@@ -89,12 +89,14 @@ def _classes(entry: DataEntry, place: Place, spec: ImageSpec) -> dict[int, int]:
 
 
 def class_names(folder: Path) -> tuple[dict[int, str], Path] | None:
-    """Number -> name from data.yaml (``names:``) or classes.txt, in the folder or the one above, and the file.
+    """Number -> name from data.yaml (``names:``) or classes.txt, and the file.
+
+    Looked for in the folder, the one above, and labels/, where LabelImg writes classes.txt.
 
     Raises:
         UsageError: the file has no usable names.
     """
-    for place in (folder, folder.parent):
+    for place in (folder, folder.parent, folder / "labels"):
         if (place / "data.yaml").is_file():
             return _from_yaml(place / "data.yaml"), place / "data.yaml"
         if (place / "classes.txt").is_file():

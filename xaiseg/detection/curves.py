@@ -29,7 +29,8 @@ class Pool:
         score: (D,) float64.
         hit: (D,) bool: it finds an object.
         void: (D,) bool: it lies in an ignored region and does not count.
-        objects: (M,) float64, number of objects in each image.
+        objects: (M,) float64, number of objects in each image; an image that failed has one, which is missed.
+        seen: (M,) float64, those among them that are annotated; None = all.
     """
 
     image: np.ndarray
@@ -37,6 +38,7 @@ class Pool:
     hit: np.ndarray
     void: np.ndarray
     objects: np.ndarray
+    seen: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Steps:
         false: (J, G) sparse, weighted false detections between the hit before and this one, by group.
         objects: (G,) weighted objects.
         images: (G,) weighted images.
+        seen: (G,) weighted objects that are annotated.
     """
 
     group: np.ndarray
@@ -56,6 +59,7 @@ class Steps:
     false: sparse.csr_array
     objects: np.ndarray
     images: np.ndarray
+    seen: np.ndarray
 
 
 def steps_of(
@@ -89,6 +93,7 @@ def steps_of(
         false=sparse.csr_array(sparse.coo_array(cells, shape=shape)),
         objects=np.bincount(groups, weights * pool.objects[positions], count),
         images=np.bincount(groups, weights, count),
+        seen=np.bincount(groups, weights * (pool.objects if pool.seen is None else pool.seen)[positions], count),
     )
 
 
@@ -144,7 +149,10 @@ def sensitivity(steps: Steps, drawn: np.ndarray, rates: Sequence[float]) -> np.n
 def mean_over(
     pools: Sequence[Pool], of: Callable[[Steps, np.ndarray], float], *, false_first: bool = False
 ) -> Callable[[np.ndarray, np.ndarray, np.ndarray], Callable[[np.ndarray], float]]:
-    """The mean of ``of`` over classes and thresholds, those without objects left out, prepared for resampling.
+    """The mean of ``of`` over classes and thresholds, prepared for resampling.
+
+    Classes without an annotated object are left out, as in COCO: a failed image is a missed object of each class that
+    there is, and no class of its own.
 
     Args:
         pools: one a class and threshold.
@@ -159,7 +167,8 @@ def mean_over(
         held = [steps_of(pool, positions, groups, weights, false_first=false_first) for pool in pools]
 
         def value(drawn: np.ndarray) -> float:
-            parts = np.array([of(steps, drawn) for steps in held])
+            there = [steps for steps in held if steps.seen @ drawn > 0] or held
+            parts = np.array([of(steps, drawn) for steps in there])
             parts = parts[np.isfinite(parts)]
             return float(parts.mean()) if len(parts) else float("nan")
 
