@@ -106,6 +106,17 @@ def test_notes_say_what_is_not_the_same():
     assert "audited cases differ" in said
 
 
+def test_parts_of_one_list_are_not_the_same_cases():
+    for runs in (
+        ({"limit": 20, "seed": 0}, {"limit": None, "seed": 0}),
+        ({"limit": 9, "seed": 0}, {"limit": 9, "seed": 1}),
+    ):
+        old, new = (audit() | {"run": run} for run in runs)
+        assert "audited cases differ" in " ".join(compare(old, new).notes)
+    old, new = (audit() | {"run": {"limit": None, "seed": seed}} for seed in (0, 1))
+    assert "same cases" in " ".join(compare(old, new).notes), "without a limit the seed draws no cases"
+
+
 def test_the_text_names_what_moved_and_what_is_lacking():
     old = audit()
     new = changed(old, dice=0.2)

@@ -255,6 +255,24 @@ def strata(values: dict[str, float], half: float = 0.05, factor: str = "device")
 DEVICE = {"strata": ["device"]}
 
 
+def test_the_worst_open_group_is_the_one_named_and_drawn():
+    groups = strata({"A": 0.66, "B": 0.55, "C": 0.95}, half=0.2)
+    finding, _ = decided(need(stratum="each"), *groups, facts=DEVICE)
+    assert finding.verdict is U
+    assert finding.estimate_id == groups[1].id, "A leans to fail as well, and comes first in the alphabet"
+    silent = replace(groups[0], value=None, interval=None, reason="3 patients; at least 5 are needed")
+    finding, _ = decided(need(stratum="each"), silent, *groups[1:], facts=DEVICE)
+    assert finding.estimate_id == groups[1].id, "a group without a value has no worst value"
+
+
+def test_more_of_a_total_are_more_draws():
+    total = estimate(1000, 200, "animals_total", kind="total")
+    finding, overall = decided(need("animals_total", 900), total, facts={"cluster_column": "flight"})
+    assert finding.verdict is U
+    assert "more draws would settle it" in finding.more
+    assert "more draws would settle it" in overall.sentence
+
+
 def test_each_group_must_pass():
     groups = strata({"A": 0.8, "B": 0.76, "C": 0.9})
     finding, _ = decided(need(stratum="each"), estimate(0.1, 0.01), *groups, facts=DEVICE)

@@ -10,8 +10,9 @@ import pytest
 from scipy.stats import beta, t
 
 from xaiseg.checks.base import REGISTRY
+from xaiseg.errors import UsageError
 from xaiseg.protocol import Decision, Requirement, load_protocol
-from xaiseg.sentences import Phrase, explain, explain_lines, sample_size, sentence
+from xaiseg.sentences import Phrase, explain, explain_lines, refuse_unreachable, sample_size, sentence
 
 SEG = "performance.segmentation"
 RULE = "no predicted component with IoU >= 0.1"
@@ -108,6 +109,30 @@ def test_more_looks_need_more_cases():
 def test_no_assumption_no_number():
     assert sample_size(Requirement("o.c", "x", 3.0, "at_least"), Decision()).startswith("unknown")
     assert sample_size(Requirement("data.integrity", "overlap_train_test", 0, "at_most"), Decision()).startswith("none")
+
+
+@pytest.mark.parametrize(
+    ("requirement", "message"),
+    [
+        (
+            Requirement(SEG, "missed_lesions", 10, "at_most"),
+            "missed_lesions cannot have this bound. Got: 10.*written 0.10",
+        ),
+        (Requirement(SEG, "missed_lesions", 0.1, "at_most", assume={"value": -2.0}), "this assumed value. Got: -2"),
+        (Requirement("equivalence.segmentation", "dice_change", 5, "within"), "dice_change cannot.*Allowed: -1 to 1"),
+    ],
+)
+def test_a_bound_that_no_share_can_have_is_refused(requirement, message):
+    with pytest.raises(UsageError, match=message):
+        refuse_unreachable(SimpleNamespace(requires=(requirement,)))
+    for name in ("clinical", "ecology", "hardware"):
+        refuse_unreachable(load_protocol(name))
+
+
+def test_a_bound_of_nought_is_put_into_words_for_its_own_sense_alone():
+    one, other = (Requirement("explanation", "excess_context_deletion", 0, sense) for sense in ("at_least", "at_most"))
+    assert "at least as well" in sentence(one)
+    assert "at least as well" not in sentence(other)
 
 
 def test_explain_lines_print_everything_a_reader_needs():

@@ -339,6 +339,7 @@ def protocol_explain(protocol: Annotated[str, typer.Argument(help="Name or file.
 def protocol_check(protocol: Annotated[str, typer.Argument(help="Name or file.")]) -> None:
     """Checks a protocol file."""
     from xaiseg.protocol import check_protocol, load_protocol
+    from xaiseg.sentences import refuse_unreachable
 
     problems = check_protocol(protocol)
     for problem in problems:
@@ -346,4 +347,5 @@ def protocol_check(protocol: Annotated[str, typer.Argument(help="Name or file.")
     if problems:
         raise typer.Exit(2)
     held = load_protocol(protocol)
+    refuse_unreachable(held)
     _say(f"{protocol}: {len(held.checks)} checks, {len(held.requires)} requirements, sha256 {held.sha256}")

@@ -240,7 +240,7 @@ def _notes(audit_a: Mapping[str, Any], audit_b: Mapping[str, Any]) -> list[str]:
     if protocol_a != protocol_b:
         notes.append("the protocols differ, so bounds and parameters may not be the same")
     if data_a != data_b:
-        notes.append("the lists of audited cases differ (images, clusters or strata)")
+        notes.append("the audited cases differ (images, clusters, strata or --limit)")
     else:
         notes.append("both audited the same cases; the intervals of differences ignore the pairing and are wide")
     if weights_a == weights_b and weights_a is not None:
@@ -249,8 +249,10 @@ def _notes(audit_a: Mapping[str, Any], audit_b: Mapping[str, Any]) -> list[str]:
 
 
 def _lists(audit: Mapping[str, Any]) -> Any:
-    data = audit["data"]
-    return data.get("list_sha256") or (data.get("test") or {}).get("list_sha256")
+    """What decides which cases were audited: the list, and with ``--limit`` how many clusters by which seed."""
+    data, run = audit["data"], audit.get("run") or {}
+    listed = data.get("list_sha256") or (data.get("test") or {}).get("list_sha256")
+    return listed, run.get("limit"), None if run.get("limit") is None else run.get("seed")
 
 
 def _sentence(before: str, after: str, changes: Sequence[FindingChange], moves: Sequence[EstimateMove]) -> str:

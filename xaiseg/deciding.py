@@ -257,7 +257,7 @@ def _rule_one(item: Estimate, requirement: Requirement, min_clusters: int) -> Ru
     interval = item.interval
     if interval is None or (interval.lower is None and interval.upper is None):
         reason = (interval.reason if interval is not None else "") or item.reason or "there is no interval"
-        more = None if interval is None else _more(item, interval, requirement)
+        more = None if interval is None else _more(item, interval, requirement, min_clusters)
         if more is None and item.n_clusters < min_clusters:
             return replace(bare, reason=reason, more=min_clusters - item.n_clusters, at_least=True)
         return replace(bare, reason=reason, more=more)
@@ -265,22 +265,22 @@ def _rule_one(item: Estimate, requirement: Requirement, min_clusters: int) -> Ru
     other = word if item.dropped is None else _decide(item.dropped, requirement)
     if other != word:
         reason = (
-            f"undefined cases: with {item.n_undefined + item.n_failed} of them counted as the worst value the answer "
-            f"is {_WORDS[word]}, without them {_WORDS[other]}"
+            f"undefined cases: with {item.n_undefined} of them counted as the worst value the answer is "
+            f"{_WORDS[word]}, without them {_WORDS[other]}"
         )
         return replace(bare, reason=reason)
     said = f"{_figure(item, item.value)} ({_range(item, interval)})"
     if word == "insufficient":
-        more = _more(item, interval, requirement)
+        more = _more(item, interval, requirement, min_clusters)
         reason = f"{_bound(item, requirement)} is neither shown nor refuted by {said}"
         return replace(bare, reason=reason, more=more, on_bound=more is None)
     reason = f"{said} {_DOES[word]} {_bound(item, requirement)}"
     return replace(bare, word=word, reason=reason, failing=bare.members if word == "fail" else ())
 
 
-def _more(item: Estimate, interval: Interval, requirement: Requirement) -> int | None:
+def _more(item: Estimate, interval: Interval, requirement: Requirement, min_clusters: int) -> int | None:
     kind: Literal["mean", "proportion"] = "proportion" if item.kind == "proportion" else "mean"
-    return more_needed(interval, requirement.bound, requirement.sense, kind)
+    return more_needed(interval, requirement.bound, requirement.sense, kind, least=min_clusters)
 
 
 def _decide(interval: Interval, requirement: Requirement) -> Literal["pass", "fail", "insufficient"]:
@@ -304,7 +304,7 @@ def _combine(rulings: Sequence[Ruling], requirement: Requirement) -> Ruling:
         reason = f"{names} of {len(rulings)} fails after Holm's correction; {_name(chosen)}: {chosen.reason}"
         ids = tuple(item for ruling in failing for item in ruling.members)
         return replace(chosen, reason=reason, members=members, failing=ids)
-    return _undecided(rulings, members)
+    return _undecided(rulings, members, requirement)
 
 
 def _failing(rulings: Sequence[Ruling], requirement: Requirement) -> list[Ruling]:
@@ -331,8 +331,10 @@ def _rungs(ruling: Ruling, size: int) -> tuple[Rung, ...]:
     return known if len(known) == size else ()
 
 
-def _undecided(rulings: Sequence[Ruling], members: tuple[str, ...]) -> Ruling:
+def _undecided(rulings: Sequence[Ruling], members: tuple[str, ...], requirement: Requirement) -> Ruling:
     open_ones = [ruling for ruling in rulings if ruling.word != "pass"]
+    valued = [ruling for ruling in open_ones if ruling.estimate is not None and ruling.estimate.value is not None]
+    worst = max(valued or open_ones, key=lambda ruling: _badness(ruling, requirement))
     named = "; ".join(f"{_name(ruling)}: {_why_open(ruling)}" for ruling in open_ones)
     known = [ruling.more for ruling in open_ones if ruling.more is not None]
     settles = len(known) == len(open_ones)
@@ -340,7 +342,7 @@ def _undecided(rulings: Sequence[Ruling], members: tuple[str, ...]) -> Ruling:
     return Ruling(
         "insufficient",
         f"{len(rulings) - len(open_ones)} of {len(rulings)} pass, {len(open_ones)} cannot be decided: {named}",
-        next((ruling.estimate for ruling in open_ones if ruling.leans == "fail"), open_ones[0].estimate),
+        worst.estimate,
         members,
         leans="fail" if "fail" in ways else "pass" if ways == {"pass"} else "",
         more=max(known) if settles else None,

@@ -202,14 +202,23 @@ def _in_units(ruling: Ruling, facts: Mapping[str, Any]) -> str:
 
 def _more(ruling: Ruling, facts: Mapping[str, Any]) -> str:
     if ruling.more is not None and ruling.at_least:
-        return f"at least {ruling.more} more {unit(facts, ruling.more)}{_like(ruling, facts)} would be needed"
+        return f"at least {ruling.more} more {_counted(ruling, facts)}{_like(ruling, facts)} would be needed"
     if ruling.more is not None:
-        return f"about {ruling.more} more {unit(facts, ruling.more)}{_like(ruling, facts)} would settle it"
+        return f"about {ruling.more} more {_counted(ruling, facts)}{_like(ruling, facts)} would settle it"
     return "sits on the bound" if ruling.on_bound else ""
+
+
+def _counted(ruling: Ruling, facts: Mapping[str, Any]) -> str:
+    """What a ruling wants more of: the unit of its interval is a draw where tiles were drawn for a total."""
+    if ruling.estimate is not None and ruling.estimate.kind == "total":
+        return "draw" if ruling.more == 1 else "draws"
+    return unit(facts, ruling.more or 0)
 
 
 def _like(ruling: Ruling, facts: Mapping[str, Any]) -> str:
     """Which clusters are wanted, where a requirement rests on some of them: those with lesion-free images, say."""
+    if ruling.estimate is not None and ruling.estimate.kind == "total":
+        return ""
     rests, whole = ruling.estimate.n_clusters if ruling.estimate is not None else None, facts.get("n_clusters")
     return f" like the {rests} that it rests on" if rests and whole and rests < whole else ""
 
@@ -294,7 +303,7 @@ def _settle_sentence(binding: Sequence[tuple[Finding, Ruling]], facts: Mapping[s
         about = "At least" if any(ruling.at_least and ruling.more is not None for ruling in undecided) else "About"
         most = max((ruling for ruling in undecided if ruling.more is not None), key=lambda ruling: ruling.more or 0)
         like = _like(most, facts) if len(undecided) == 1 else ""
-        text += f" {about} {max(known)} more {unit(facts, max(known))}{like} would settle {of}."
+        text += f" {about} {max(known)} more {_counted(most, facts)}{like} would settle {of}."
     if on_bound:
         text += f" {on_bound} {'sits' if on_bound == 1 else 'sit'} on the bound: more data would hardly settle it."
     return text

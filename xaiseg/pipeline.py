@@ -15,6 +15,7 @@ from xaiseg.judge import Finding, Overall, Verdict, judge
 from xaiseg.plan_document import protocol_document
 from xaiseg.protocol import Protocol, load_protocol
 from xaiseg.run import RunDirectory, plain
+from xaiseg.sentences import refuse_unreachable
 
 if TYPE_CHECKING:
     from xaiseg.modelfile import ModelFile
@@ -239,6 +240,7 @@ def rejudge(
             then=f"Go on with: {run.plan()['command']}",
         )
     resolved = load_protocol(str(protocol)) if protocol else protocol_from_document(run.plan()["protocol"])
+    refuse_unreachable(resolved)
     return conclude(run, resolved, allow_insufficient=allow_insufficient, pdf=pdf)
 
 

@@ -103,7 +103,9 @@ def make_plan(model: ModelFile, protocol: Protocol, options: Options) -> Draft:
     """
     from xaiseg.data.readers import open_dataset
     from xaiseg.loading import load_subject
+    from xaiseg.sentences import refuse_unreachable
 
+    refuse_unreachable(protocol)
     spec = model.image_spec()
     if "test" not in model.data:
         raise UsageError(
@@ -118,7 +120,8 @@ def make_plan(model: ModelFile, protocol: Protocol, options: Options) -> Draft:
     checks = _match_checks(protocol, subject, datasets, first, cases, model.variants)
     variants = _try_variants(model, datasets, checks, first, options, device)
     if not any(check["runs"] for check in checks):
-        raise NothingToAudit("no check of this protocol can run", where=protocol.source, then=checks[0]["reason"])
+        then = checks[0]["reason"] if checks else "It lists no checks"
+        raise NothingToAudit("no check of this protocol can run", where=protocol.source, then=then)
     document = plan_document(model, protocol, options, datasets, subject, checks, cases, first, device, variants)
     out = options.out or Path("runs") / f"{_slug(model.name)}-{_slug(protocol.name)}-{document['key'][:8]}"
     return Draft(document, cases, out)

@@ -110,7 +110,9 @@ class ProtocolText(_Text):
     extends: str = Field("", description="one protocol on which this builds: a shipped name or a relative path")
     purpose: str = Field("", description="what the audited model is used for")
     decision: DecisionText = Field(default_factory=DecisionText)
-    strata: list[str] = Field(default_factory=list, description="factors that model.yaml must declare")
+    strata: list[str] = Field(
+        default_factory=list, description="factors that `stratum: each` asks for besides the declared ones"
+    )
     checks: dict[str, CheckText | None] = Field(default_factory=dict, description="check id: how it is measured")
     requires: list[RequirementText] = Field(default_factory=list)
     use: list[str] = Field(default_factory=list, description="sentences for page 1: may be used for")

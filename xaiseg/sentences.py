@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from xaiseg.errors import UsageError
 from xaiseg.protocol import Decision, Protocol, Requirement
 from xaiseg.statistics.planning import clusters_for_mean, clusters_for_proportion, n_for_proportion
 
@@ -25,7 +27,7 @@ class Phrase:
         of: plural of what one value describes.
         events: plural of what a proportion counts.
         rule: said in brackets when the parameters of the check are known, e.g. ``IoU >= {match_iou:g}``.
-        zero: the sentence for a bound of 0.
+        zero: the sentence for a bound of 0 of the sense ``zero_sense``.
         possible: lowest and highest value of a mean, where one case alone could move it far beyond its bound.
     """
 
@@ -35,6 +37,7 @@ class Phrase:
     events: str = "misses"
     rule: str = ""
     zero: str = ""
+    zero_sense: Literal["at_least", "at_most", "within"] = "at_most"
     possible: tuple[float, float] | None = None
 
 
@@ -151,6 +154,7 @@ PHRASES: Final[Mapping[str, Phrase]] = {
     "explanation excess_context_deletion": Phrase(
         "{target} finds the context better than the best picture without a model, by {amount} on average",
         zero="{target} finds the context at least as well as the best picture without a model",
+        zero_sense="at_least",
     ),
     "explanation randomisation_similarity": Phrase(
         "the similarity of {target} to its map under random weights is {amount} on average"
@@ -197,7 +201,7 @@ def sentence(requirement: Requirement, params: Any = None) -> str:
     'Mean Dice is at least 0.70 in every group of device'
     """
     phrase = _phrase(requirement)
-    is_zero = bool(phrase.zero) and requirement.bound == 0
+    is_zero = bool(phrase.zero) and requirement.bound == 0 and requirement.sense == phrase.zero_sense
     words = (phrase.zero if is_zero else phrase.text).format(
         amount=_amount(requirement, phrase.kind), target=requirement.target or "the explanation"
     )
@@ -213,6 +217,24 @@ def sentence(requirement: Requirement, params: Any = None) -> str:
     if requirement.subject != "reference":
         words += ", for each variant" if requirement.subject == "each" else f", variant {requirement.subject}"
     return words[0].upper() + words[1:]
+
+
+def refuse_unreachable(protocol: Protocol) -> None:
+    """Refuses bounds and assumed values that the metric cannot have: at most 10 is met by every share.
+
+    Raises:
+        UsageError: at the first such requirement.
+    """
+    for requirement in protocol.requires:
+        phrase = _phrase(requirement)
+        low, high = (0.0, 1.0) if phrase.kind == "proportion" else phrase.possible or (-math.inf, math.inf)
+        for what, value in (("bound", requirement.bound), ("assumed value", requirement.assume.get("value"))):
+            if value is not None and not low <= value <= high:
+                raise UsageError(
+                    f"{requirement.metric} cannot have this {what}", where=requirement.source, got=f"{value:g}",
+                    allowed=f"{low:g} to {high:g}",
+                    then="10 % is written 0.10" if phrase.kind == "proportion" else None,
+                )  # fmt: skip
 
 
 def explain(protocol: Protocol) -> list[Explained]:
@@ -234,7 +256,12 @@ def explain(protocol: Protocol) -> list[Explained]:
 
 
 def explain_lines(protocol: Protocol) -> list[str]:
-    """:func:`explain` as lines of text."""
+    """:func:`explain` as lines of text.
+
+    Raises:
+        UsageError: as :func:`refuse_unreachable`.
+    """
+    refuse_unreachable(protocol)
     decision = protocol.decision
     lines = [
         f"{protocol.name} {protocol.version} ({protocol.as_of}): {protocol.purpose}",

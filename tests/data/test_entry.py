@@ -20,6 +20,8 @@ def test_phantoms_have_patients_unless_the_entry_says_otherwise():
         ({}, "needs `path:` or `images:`"),
         ({"path": "d", "phantom": {}}, "belongs to the reader phantom"),
         ({"path": "d", "window": (5, 5)}, "low < high"),
+        ({"path": "d", "strata": ("device", "case")}, "cannot be called 'case'"),
+        ({"path": "d", "strata": ("p:device",)}, "cannot be called 'p:device'"),
         ({"path": "d", "window": (float("nan"), 5)}, "low < high"),
         ({"path": "d", "labels": {3: 256}}, "less than or equal to 255"),
         ({"path": "d", "labels": {3: -1}}, "greater than or equal to 0"),

@@ -79,6 +79,12 @@ def test_more_needed_for_a_mean_would_have_settled_it():
     assert more == pytest.approx(expected, abs=1)
 
 
+def test_more_needed_is_at_least_what_the_protocol_asks_for():
+    found = mean_interval(np.random.default_rng(0).normal(0.9, 0.02, 10), np.arange(10), min_clusters=30)
+    assert found.lower is None
+    assert more_needed(found, 0.7, "at_least", "mean", least=30) == 20
+
+
 def test_more_needed_for_a_proportion_solves_clopper_pearson():
     events = (np.arange(40) < 2).astype(float)
     found = proportion_interval(events, np.arange(40))

@@ -8,7 +8,7 @@ that both builds find are compared as well.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -165,8 +165,14 @@ def _quantities(rows: pd.DataFrame, params: Params) -> Iterator[Quantity]:
     cases = images["case"].to_numpy(dtype=object)
     change = (images["boxes_variant"] - images["boxes"]).to_numpy(dtype=np.float64)
     note = "Boxes of the build minus boxes of the audited model, an image."
-    yield Quantity("count_change", "mean", cases, change, strata=True, note=note)
-    yield from _against_reference(found, images)
+    withheld = _withheld(failed)
+    yield Quantity("count_change", "mean", cases, change, strata=True, note=note, withheld=withheld)
+    yield from _against_reference(found, images, withheld)
+
+
+def _withheld(failed: Sequence[str]) -> str:
+    """Why no verdict may hang on a mean that has no worst value: nobody knows what a failed image changed."""
+    return f"{len(failed)} images failed in a build, and no change of theirs is known" if failed else ""
 
 
 def _share(found: pd.DataFrame, failed: list[str], metric: str, note: str) -> Quantity:
@@ -194,7 +200,7 @@ def _shifts(found: pd.DataFrame) -> Iterator[Quantity]:
         yield Quantity(metric, "mean", cases, values, unit=unit, of="box", bounds=bounds, note=note)
 
 
-def _against_reference(found: pd.DataFrame, images: pd.DataFrame) -> Iterator[Quantity]:
+def _against_reference(found: pd.DataFrame, images: pd.DataFrame, withheld: str) -> Iterator[Quantity]:
     animals = found[found["found_after"].notna()]
     if animals.empty:
         yield missing("recall_change", "there are no reference boxes")
@@ -210,4 +216,4 @@ def _against_reference(found: pd.DataFrame, images: pd.DataFrame) -> Iterator[Qu
         return
     values = (held["false_after"] - held["false_before"]).to_numpy(dtype=np.float64)
     note = "False boxes of the build minus those of the audited model, an image."
-    yield Quantity("false_change", "mean", held["case"].to_numpy(dtype=object), values, note=note)
+    yield Quantity("false_change", "mean", held["case"].to_numpy(dtype=object), values, note=note, withheld=withheld)

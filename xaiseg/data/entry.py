@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -48,6 +48,10 @@ class SceneEntry(BaseModel):
         if self.shortcut is not None and self.world != "seals":
             raise ValueError("the shortcut bright_floe needs `world: seals`; there is no ice in the other")
         return self
+
+
+#: Columns of the table of cases.
+_RESERVED: Final = ("case", "cluster", "shard")
 
 
 class DataEntry(BaseModel):
@@ -107,6 +111,14 @@ class DataEntry(BaseModel):
         if self.masks is not None and self.reader in ("coco", "yolo", "voc"):
             raise ValueError(f"the reader {self.reader} takes its masks from `annotations:`, not from `masks:`")
         return self
+
+    @field_validator("strata")
+    @classmethod
+    def _own_names(cls, strata: tuple[str, ...]) -> tuple[str, ...]:
+        for name in strata:
+            if name in _RESERVED or name.startswith(("p:", "survey:", "image:")):
+                raise ValueError(f"a column of strata cannot be called '{name}', which a run uses itself; rename it")
+        return strata
 
     @field_validator("window")
     @classmethod

@@ -117,7 +117,7 @@ def clusters_for_proportion(bound: float, assumed: float, alpha: float = 0.05, p
         start, stop = int(n[-1]) + 1, 4 * int(n[-1])
 
 
-def more_needed(interval: Interval, bound: float, sense: Sense, kind: Kind) -> int | None:
+def more_needed(interval: Interval, bound: float, sense: Sense, kind: Kind, *, least: int = 0) -> int | None:
     """About how many more clusters would decide, if estimate and spread stay as they are.
 
     Args:
@@ -127,6 +127,8 @@ def more_needed(interval: Interval, bound: float, sense: Sense, kind: Kind) -> i
         kind: of the quantity. A proportion's effective number of cases grows with the clusters; else the distance from
             the estimate to each end shrinks with 1 / sqrt(clusters), and where the end allows for values that no case
             has shown with their possible share, about 1 / clusters, until the spread alone is wider.
+
+        least: clusters without which nothing is decided.
 
     Returns:
         The number; 0 when it is decided already; None when more than 10,000 are needed ("sits on the bound") or nothing
@@ -139,7 +141,7 @@ def more_needed(interval: Interval, bound: float, sense: Sense, kind: Kind) -> i
         return 0
     if interval.value is None or interval.n_clusters == 0:
         return None
-    start = max(interval.n_clusters + 1, _rule_clusters(interval, kind))
+    start = max(interval.n_clusters + 1, _rule_clusters(interval, kind), least)
 
     def decided(k: int) -> bool:
         return decide(*_projected(interval, kind, k), bound, sense) != "insufficient"
