@@ -238,6 +238,20 @@ def test_a_long_run_is_announced_with_its_cost_and_a_short_one_is_not(model, tmp
     assert re.match(r"at most occlusion 65, integrated-gradients 114 forward passes; at .* s each about ", told[0])
 
 
+def test_a_reference_is_read_as_in_the_audit(model, tmp_path):
+    """With `labels: {0: 0, 1: 1}` 255 is to be ignored, and nothing of it is a lesion."""
+    image = picture_of(model, 5)
+    mask = tmp_path / "open.png"
+    Image.fromarray(np.full((48, 48), 255, np.uint8)).save(mask)
+    explain(model, image, method="saliency", target={"fn": "lesion"}, reference=mask)
+    text = model.read_text(encoding="utf-8")
+    with_labels = model.with_name("labels.yaml")
+    with_labels.write_text(text.replace("path: data", "path: data, labels: {0: 0, 1: 1}"), encoding="utf-8")
+    assert "labels" in with_labels.read_text(encoding="utf-8")
+    with pytest.raises(UsageError, match="no pixel"):
+        explain(with_labels, image, method="saliency", target={"fn": "lesion"}, reference=mask)
+
+
 def test_the_expected_time_counts_passes_back_and_targets():
     methods = [get_explainer("occlusion"), get_explainer("saliency")]
     assert _expected(methods, {}, 1.0, 2).endswith("at 1 s each about 71 s")  # 65 + 1 x 3 x 2

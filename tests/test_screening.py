@@ -187,6 +187,20 @@ def test_the_sidecar_holds_what_was_drawn_and_the_list_holds_all(world, tmp_path
     assert rows_of(tmp_path / "u.csv") != rows
 
 
+def test_the_detector_sees_the_pixels_as_in_the_audit(world, tmp_path):
+    """With a window twice as wide every animal is too dark to be found."""
+    text = (world / "model.yaml").read_text(encoding="utf-8")
+    wide = world / "wide.yaml"
+    wide.write_text(text.replace("path: data,", "path: data, window: [0, 510],"), encoding="utf-8")
+    assert "window" in wide.read_text(encoding="utf-8")
+    counts = []
+    for model in (world / "model.yaml", wide):
+        screen(model, world / "tiles", plan=Screening(5), out=tmp_path / f"{model.stem}.csv")
+        counts.append(sum(int(row["count"]) for row in rows_of(tmp_path / f"{model.stem}-tiles.csv")))
+    assert counts[0] > 50
+    assert counts[1] == 0
+
+
 def test_a_sample_is_never_drawn_again_over_the_old_one(world, tmp_path):
     (tmp_path / "s.csv").write_text("id\n", encoding="utf-8")
     with pytest.raises(UsageError, match="there already"):

@@ -71,10 +71,10 @@ def evaluate(
         kind = "xaiseg.faithfulness.evaluation.Settings(...), or None for its defaults"
         raise UsageError("these are no settings", where="settings", got=repr(settings), allowed=kind)
     with torch.inference_mode(False):  # within it no gradient can be had, whoever called
-        session, _ = open_session(
+        session, described = open_session(
             model, image, seed=seed, device=device, batch_size=batch_size, dataset_mean=dataset_mean
         )
-        targets = open_targets(session, target, reference)
+        targets = open_targets(session, target, reference, described=described)
         region = targets[0]
         if len(targets) != 1 or not isinstance(region, Region):
             raise UsageError(

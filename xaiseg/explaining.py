@@ -115,8 +115,9 @@ def explain(
     """
     get_explainer(method)
     with torch.inference_mode(False):  # within it no gradient can be had, whoever called
-        session, _ = open_session(model, image, seed=seed, device=device, detectors=True, dataset_mean=dataset_mean)
-        targets = open_targets(session, target, reference, image=image)
+        opened = open_session(model, image, seed=seed, device=device, detectors=True, dataset_mean=dataset_mean)
+        session, described = opened
+        targets = open_targets(session, target, reference, image=image, described=described)
         return _explanation(session, method, targets, params)
 
 
@@ -189,7 +190,7 @@ def explain_image(
     make_folder(out)
     session, described = open_session(model, image, seed=seed, device=device, detectors=True, dataset_mean=dataset_mean)
     began = time.perf_counter()
-    asked = open_asked(session, target, reference, image=image)
+    asked = open_asked(session, target, reference, image=image, described=described)
     pace = (time.perf_counter() - began) / max(session.forwards, 1)
     chosen, skipped = _chosen(session, tuple(asked), methods)
     # The first pass is slow, so where it makes the run look long a batch is timed.

@@ -116,6 +116,7 @@ def open_targets(
     reference: str | Path | np.ndarray | None = None,
     *,
     image: object = None,
+    described: ModelFile | None = None,
 ) -> tuple[Shown, ...]:
     """The targets that a user names; a target that is made already stands for itself.
 
@@ -127,6 +128,7 @@ def open_targets(
         reference: a mask file or (H, W) class indices, of a detector (N, 5) boxes or a COCO (.json), YOLO (.txt) or
             Pascal VOC (.xml) file, for targets that need one.
         image: the file of the image, by whose name a file of boxes is searched.
+        described: the model's file; its ``labels:`` of the test data hold for masks here as well.
 
     Raises:
         UsageError: no such target, or nothing to explain in this image.
@@ -138,11 +140,16 @@ def open_targets(
         return parse_objects(target, ObjectScene(session, _boxes(session, reference, image)))
     if isinstance(target, SpatialTarget):
         return (target,)
-    return parse_targets(target, _scene(session, reference))
+    return parse_targets(target, _scene(session, reference, described))
 
 
 def open_asked(
-    session: Session, asked: object, reference: str | Path | np.ndarray | None = None, *, image: object = None
+    session: Session,
+    asked: object,
+    reference: str | Path | np.ndarray | None = None,
+    *,
+    image: object = None,
+    described: ModelFile | None = None,
 ) -> dict[Shown, list[object]]:
     """The targets of a request, each once, and the words that asked for it; arguments are those of open_targets.
 
@@ -154,7 +161,7 @@ def open_asked(
     held: dict[object, Shown] = {}
     found: dict[Shown, list[object]] = {}
     for word in words:
-        for target in open_targets(session, word, reference, image=image):
+        for target in open_targets(session, word, reference, image=image, described=described):
             said = found.setdefault(held.setdefault(_score_key(target), target), [])
             said += [word] if word not in said else []
     return found
@@ -194,7 +201,7 @@ def _boxes(session: DetectionSession, reference: str | Path | np.ndarray | None,
     return reader.load(entry, found[0], spec).boxes
 
 
-def _scene(session: Session, reference: str | Path | np.ndarray | None) -> Scene:
+def _scene(session: Session, reference: str | Path | np.ndarray | None, described: ModelFile | None = None) -> Scene:
     classes, prediction = session.subject.info.classes, session.prediction
     if reference is None:
         return Scene(prediction, classes)
@@ -203,4 +210,6 @@ def _scene(session: Session, reference: str | Path | np.ndarray | None) -> Scene
     stored = isinstance(reference, (str, Path))
     pixels = read_pixels(path, max_pixels=spec.max_pixels, index_colours=True) if stored else np.asarray(reference)
     height, width = prediction.labels.shape
-    return Scene(prediction, classes, to_mask(pixels, spec, path, shape=(height, width)))
+    test = described.data.get("test") if described else None  # values must mean here what they mean in the audit
+    labels = test.labels if test else None
+    return Scene(prediction, classes, to_mask(pixels, spec, path, shape=(height, width), labels=labels))

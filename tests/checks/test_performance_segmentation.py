@@ -169,6 +169,18 @@ def test_the_second_reader_is_the_ceiling_paired_by_image():
     assert "ceiling unknown" in alone["dice_minus_readers",].missing
 
 
+def test_what_the_second_reader_left_open_is_no_disagreement():
+    half = LESION.copy()
+    half[:20][LESION[:20] == 1] = 255
+    _, rows = rows_of(("a", LESION, LESION, {"reader2": half}))
+    assert (image_row(rows)["dice_readers"], image_row(rows)["nsd_readers"]) == (1.0, 1.0)
+
+
+def test_an_image_of_which_nothing_is_known_is_not_lesion_free():
+    with pytest.raises(DataError, match="ignores every pixel"):
+        rows_of(("a", np.full(SHAPE, 255, np.uint8), LESION))
+
+
 def test_readers_who_disagree_on_whether_there_is_a_lesion():
     _, rows = rows_of(("a", LESION, LESION, {"reader2": EMPTY}), ("b", EMPTY, EMPTY, {"reader2": EMPTY}))
     first, second = [row for row in rows if not row.get("object")]

@@ -7,7 +7,7 @@ from torch import nn
 from tests.explainers.toy_segmenters import Linear, ToySegmenter, bright_square, small_unet
 from xaiseg.errors import UsageError
 from xaiseg.explainers.base import Session
-from xaiseg.explainers.context import channel_context, class_context, context_radius, region_context
+from xaiseg.explainers.context import _answer, channel_context, class_context, context_radius, region_context
 from xaiseg.explainers.targets import Region
 
 ZERO = {"baseline": "dataset-mean"}
@@ -41,6 +41,12 @@ def test_the_radius_reaches_exactly_to_the_patch_that_gates_the_class():
     assert by_radius[needed] == 1.0
     assert by_radius[needed - 1] == 0.0
     np.testing.assert_allclose(found.shares, [(distance <= radius).mean() for radius in found.radii_px])
+
+
+def test_the_largest_radius_is_enough_even_where_a_pixel_flipped():
+    assert _answer({0: 0.5, 3: 0.99}, 1.0) == 3
+    assert _answer({0: 1.0, 3: 0.99}, 1.0) == 0
+    assert _answer({0: 0.9, 1: 0.99, 3: 1.0}, 0.95) == 1
 
 
 def test_a_prediction_that_needs_no_context_has_radius_zero():

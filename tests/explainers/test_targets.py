@@ -140,6 +140,9 @@ def test_the_border_is_that_of_its_definition_and_single_pixels_and_holes_have_o
     logits = torch.randn(2, 3, 7, 9)
     by_hand = [(logits[b, 1].double().numpy() * slow).sum() / (slow != 0).sum() for b in range(2)]
     assert Border(1, mask).score(logits).tolist() == pytest.approx(by_hand, abs=1e-6)
+    one_channel = torch.cat((torch.zeros(2, 1, 7, 9), logits[:, 1:2]), dim=1)
+    back = Border(0, mask).score(one_channel).tolist()
+    assert back == pytest.approx([-value for value in by_hand], abs=1e-6), "the constant 0 would say nothing"
     lone = np.zeros((3, 3), dtype=bool)
     lone[1, 1] = True
     assert in_out_border(lone).tolist() == [[-1, -1, -1], [-1, 1, -1], [-1, -1, -1]]

@@ -95,6 +95,8 @@ class PerformanceSegmentation:
         """Compares the prediction with the reference, class by class."""
         if case.reference is None:
             raise DataError("the image has no reference mask", where=case.id)
+        if (case.reference == masks.IGNORE).all():
+            raise DataError("the reference ignores every pixel", where=case.id)  # nobody knows that it is lesion-free
         labels = context.prediction().labels
         for index, name in enumerate(context.facts["classes"][1:], start=1):
             for row in _class_rows(case, labels, index, context.params):
@@ -174,7 +176,7 @@ def _reader_columns(case: Case, index: int, params: Params) -> Row:
     if case.reader2 is None or case.reference is None:
         return {}
     reference, second = masks.class_masks(case.reference, case.reader2, index)
-    second = second & (case.reader2 != masks.IGNORE)
+    reference = reference & (case.reader2 != masks.IGNORE)  # what the second reader left open is no disagreement
     box = masks.union_box(reference, second)
     reference, second = reference[box], second[box]
     counts = masks.overlap(reference, second)

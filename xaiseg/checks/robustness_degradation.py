@@ -108,6 +108,8 @@ class RobustnessDegradation:
 
         if case.reference is None:
             raise DataError("the image has no reference mask", where=case.id)
+        if (case.reference == masks.IGNORE).all():
+            raise DataError("the reference ignores every pixel", where=case.id)
         rungs = [
             (factor, level, severity)
             for factor, levels in context.params.factors.items()

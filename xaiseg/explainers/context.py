@@ -164,7 +164,8 @@ def context_radius(
 
 def _answer(dice: Mapping[int, float], enough: float) -> int:
     """The smallest radius from which on all are enough; the largest shows everything and always is."""
-    lacking = [radius for radius, value in dice.items() if value < enough]
+    # The largest is asked in another batch than the prediction, so that a pixel on the threshold may differ.
+    lacking = [radius for radius, value in dice.items() if value < enough and radius < max(dice)]
     return min(radius for radius in dice if radius > max(lacking, default=-1))
 
 

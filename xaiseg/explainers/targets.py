@@ -159,7 +159,7 @@ class Region:
         pixels = self._pixels.to(logits.device)
         if self.scale == "logit":
             own = logits[:, self.class_index].flatten(1)[:, pixels].float()
-            if self.class_index == 0 and logits.shape[1] == 2 and not bool(logits[:, 0].any()):
+            if _is_constant(self.class_index, logits):
                 own = -logits[:, 1].flatten(1)[:, pixels].float()
             return own.mean(dim=1)
         return logits.flatten(2)[:, :, pixels].float().softmax(dim=1)[:, self.class_index].mean(dim=1)
@@ -239,7 +239,7 @@ class Border:
     """How sharply a class ends at the border of a region: why does it stop here?
 
     S is the sum of z_c over the inner border minus the sum over the outer border, divided by the number of pixels of
-    both; see :func:`in_out_border`.
+    both; see :func:`in_out_border`. For the background of a one-channel head z_c is -z, as for :class:`Region`.
 
     Attributes:
         class_index: class c.
@@ -287,7 +287,13 @@ class Border:
         """
         check_fit(self.class_index, self.mask, logits)
         signs = self._signs.to(logits.device)
-        return (logits[:, self.class_index].float() * signs).sum(dim=(1, 2)) / signs.abs().sum()
+        own = -logits[:, 1] if _is_constant(self.class_index, logits) else logits[:, self.class_index]
+        return (own.float() * signs).sum(dim=(1, 2)) / signs.abs().sum()
+
+
+def _is_constant(class_index: int, logits: Tensor) -> bool:
+    """Whether a class is the background of a one-channel head, whose logits are (0, z)."""
+    return class_index == 0 and logits.shape[1] == 2 and not bool(logits[:, 0].any())
 
 
 def in_out_border(mask: np.ndarray) -> np.ndarray:
