@@ -238,6 +238,8 @@ def test_a_folder_of_probabilities_gives_scores(tmp_path):
     for prediction in subject.predict_cases(["a", "b"]):
         np.testing.assert_allclose(prediction.probabilities[1], p, atol=1e-5)
         assert prediction.labels.tolist() == [[0, 1], [0, 0]]
+    (unsaid,) = folder_model(tmp_path, output="{threshold: {value: 0.6}}").predict_cases(["a"])
+    np.testing.assert_allclose(unsaid.probabilities[1], p, atol=1e-5, err_msg="probabilities are what is stored")
 
 
 def test_a_folder_of_index_masks_with_more_classes(tmp_path):

@@ -103,6 +103,10 @@ def test_end_to_end_rows_are_boxes_and_rows_of_zeros_are_none():
     assert first.xyxy.tolist() == [[1, 2, 30, 40], [5, 5, 9, 9]]
     assert first.labels.tolist() == [2, 0]
     assert second.xyxy.shape == (0, 4)
+    with pytest.raises(SubjectError, match=r"no detection. Got: \[5.0, 5.0, 9.0, 9.0, 0.3, 9.0\]"):
+        read_answer(
+            torch.tensor([[1.0, 2, 30, 40, 0.9, 2], [5, 5, 9, 9, 0.3, 9]]), layout="end2end", classes=K, size=SIZE
+        )
     (alone,) = read_answer(rows.numpy(), layout="end2end", classes=K, size=SIZE)
     torch.testing.assert_close(alone.scores, torch.tensor([0.9, 0.3]))
     (empty,) = read_answer(torch.zeros(0, 6), layout="auto", classes=K, size=SIZE)

@@ -87,6 +87,12 @@ def test_a_sigmoid_head_may_lack_the_background(tmp_path):
     same_boxes(found, answer_of(retinanet(), picture(), 0.5), offset=0, floor=0.5)
 
 
+def test_a_head_of_other_classes_is_refused(tmp_path):
+    """The last two of its scores would be taken for the two classes."""
+    with pytest.raises((UsageError, SubjectError), match="another number of classes"):
+        toy(tmp_path, "retinanet", classes="[a]").predict([picture()])
+
+
 def test_candidates_of_a_one_stage_model(tmp_path):
     subject, image = toy(tmp_path, "retinanet", output="{score_floor: 0.3}"), picture()
     found = subject.predict([image])[0]

@@ -107,6 +107,20 @@ def test_neighbours_in_one_tile_stay_two_and_other_classes_too():
     assert found.merged.tolist() == [1, 0, 0]
 
 
+def test_a_speck_in_the_next_tile_does_not_stand_for_a_cut_animal():
+    from xaiseg.detectors_tiled import Window, merge
+    from xaiseg.subject import Boxes
+
+    places = [Window(0, 0, 128, 128), Window(0, 64, 128, 192)]
+    cut = Boxes(torch.tensor([[90.0, 10, 128, 40]]), torch.tensor([0.9]), torch.tensor([0]))
+    speck = Boxes(torch.tensor([[100.0, 15, 106, 20]]), torch.tensor([0.002]), torch.tensor([0]))
+    found = merge([cut, speck], places, 0.5)
+    assert found.xyxy.tolist() == [[90, 10, 128, 40], [100, 15, 106, 20]]
+    assert found.scores.tolist() == pytest.approx([0.9, 0.002])
+    counted = Boxes(speck.xyxy, torch.tensor([0.6]), speck.labels)
+    assert merge([cut, counted], places, 0.5).xyxy.tolist() == [[100, 15, 106, 20]], "what counts goes by the rule"
+
+
 def test_a_cut_box_gives_way_to_the_whole_one_and_keeps_the_better_score():
     from xaiseg.detectors_tiled import Window, merge
     from xaiseg.subject import Boxes

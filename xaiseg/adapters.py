@@ -369,7 +369,8 @@ class PredictionsFolder(Segmenter):
         raw = raw[None, None] if raw.ndim == 2 else raw[None]
         if self._suffix == ".png":
             return to_logits(raw, classes=classes, kind="labels")[0]
-        kind = "probabilities" if kind == "labels" else kind
+        if kind == "labels" or "kind" not in self._output.model_fields_set:
+            kind = "probabilities"  # what is stored, unless it is said to be something else
         return to_logits(raw, classes=classes, kind=kind, activation=self._output.activation)[0]
 
 

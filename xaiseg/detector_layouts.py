@@ -297,8 +297,9 @@ def _end2end(values: Tensor, classes: int) -> list[Boxes]:
         rows = rows[rows[:, 4] != 0]  # rows without a detection are zeros
         scores, labels = rows[:, 4], rows[:, 5].round().long()
         wrong = (rows[:, 5] - labels).abs() > 1e-3
-        if (wrong | (labels < 0) | (labels >= classes) | (scores < 0) | (scores > 1 + 1e-3)).any():
-            got = [round(float(value), 3) for value in rows[0]]
+        wrong = wrong | (labels < 0) | (labels >= classes) | (scores < 0) | (scores > 1 + 1e-3)
+        if wrong.any():
+            got = [round(float(value), 3) for value in rows[int(wrong.int().argmax())]]
             allowed = f"x0, y0, x1, y1, a score of 0 to 1, a class index of 0 to {classes - 1}"
             raise SubjectError("a row is no detection", where="output.layout", got=got, allowed=allowed)
         found.append(Boxes(rows[:, :4], scores, labels))

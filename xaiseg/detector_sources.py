@@ -155,7 +155,13 @@ class OneStage(nn.Module):
 
     def _scores(self, answer: Mapping[str, Tensor]) -> Tensor:
         logits = answer["cls_logits"]
-        if isinstance(self.network, detection.ssd.SSD):
+        is_ssd = isinstance(self.network, detection.ssd.SSD)
+        # torchvision counts the background as class 0; heads of sigmoids may do without.
+        fitting = (self.classes + 1,) if is_ssd else (self.classes, self.classes + 1)
+        if logits.shape[-1] not in fitting:
+            raise SubjectError("the head has another number of classes", where="classes", got=logits.shape[-1],
+                               allowed=" or ".join(map(str, fitting)) + ", the background among them")  # fmt: skip
+        if is_ssd:
             scores = logits.softmax(dim=-1)
         elif isinstance(self.network, detection.FCOS):
             # A root has no slope at 0, so that 0 is kept off.

@@ -89,7 +89,7 @@ def merge(found: Sequence[Boxes], places: Sequence[Window], threshold: float) ->
     """One detection of all boxes of different tiles that are the same animal, by descending score.
 
     Whole boxes come before those that their tile cut, then the better before the worse; what is kept has the best score
-    of its group.
+    of its group. A speck inside a box, which nobody would count, does not stand for it.
 
     Args:
         found: boxes of each tile in pixels of the image.
@@ -107,9 +107,11 @@ def merge(found: Sequence[Boxes], places: Sequence[Window], threshold: float) ->
     shared = _shared(xyxy, tile, places)
     rank = scores.argsort(descending=True, stable=True)
     rank = rank[_cut(xyxy, tile, places)[rank].int().argsort(stable=True)]
+    area = (xyxy[:, 2:] - xyxy[:, :2]).prod(dim=1)
     kept = torch.zeros_like(shared)
     for index in rank[shared[rank]].tolist():
-        near = torch.nonzero(kept & (labels == labels[index]) & (tile != tile[index]))[:, 0]
+        stands = (area >= SAME * area[index]) | (scores >= threshold)
+        near = torch.nonzero(kept & stands & (labels == labels[index]) & (tile != tile[index]))[:, 0]
         overlap = _of_smaller(xyxy[index], xyxy[near])
         if len(near) and float(overlap.max()) >= SAME:
             group[index] = near[overlap.argmax()]

@@ -218,8 +218,9 @@ def _guess_size(draft: Draft, network: Network) -> Draft:
     trained = _training_size(draft)
     if trained:
         return draft.with_values(
-            "input", "the weights say that they were trained so", size=[trained, trained], resize="pad"
-        )
+            "input", "the weights say that they were trained so", size=[trained, trained],
+            resize=str(training_facts(draft).get("recipe", {}).get("resize", "pad")),
+        )  # fmt: skip
     return draft.with_values("input", "the model answers to images of their own size", size=None)
 
 

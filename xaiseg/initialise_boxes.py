@@ -195,7 +195,8 @@ def _own_way(draft: Draft, kind: str, labels: Mapping[int, str]) -> Draft:
         names, rests, _ = model_classes(None, facts.get("classes"), labels)
         side = int(facts.get("recipe", {}).get("size", 256))
         draft = _named(draft, names, rests).with_values("input", "as it was trained", channels=3, range=[0, 1])
-        draft = draft.with_values("input", "as it was trained", size=[side, side], resize="pad")
+        resize = str(facts.get("recipe", {}).get("resize", "pad"))
+        draft = draft.with_values("input", "as it was trained", size=[side, side], resize=resize)
     return draft.with_values("output", "none was stated", threshold={"value": 0.5, "chosen_on": "default"})
 
 

@@ -271,6 +271,38 @@ class TestDicom:
         wide = self.image(tmp_path, DICOM.model_copy(update={"window": (-1024, 1976)}))
         np.testing.assert_allclose(wide[0], stored / 3000, atol=1e-6)
 
+    def group(self, **parts):
+        """A functional group: name of a part -> its fields."""
+        held = self.pydicom.Dataset()
+        for name, fields in parts.items():
+            part = self.pydicom.Dataset()
+            for field, value in fields.items():
+                setattr(part, field, value)
+            setattr(held, name, self.pydicom.Sequence([part]))
+        return held
+
+    def test_enhanced_objects_say_it_in_their_functional_groups(self, tmp_path, slice_path):
+        """40 HU in a window of 40 / 400 is the middle; the second frame has a window of its own."""
+        shared = self.group(
+            PixelValueTransformationSequence={"RescaleSlope": 1, "RescaleIntercept": -1024},
+            FrameVOILUTSequence={"WindowCenter": 40, "WindowWidth": 401},
+            PixelMeasuresSequence={"PixelSpacing": [0.5, 0.4]},
+        )
+        own = self.group(FrameVOILUTSequence={"WindowCenter": 140, "WindowWidth": 401})
+        self.write(
+            slice_path, np.full((2, 12, 16), 1064, np.uint16), bits=12,
+            SharedFunctionalGroupsSequence=self.pydicom.Sequence([shared]),
+            PerFrameFunctionalGroupsSequence=self.pydicom.Sequence([self.pydicom.Dataset(), own]),
+        )  # fmt: skip
+        dataset = opened(tmp_path, DICOM)
+        assert {ref.spacing_mm for ref in dataset.cases} == {(0.5, 0.4)}
+        first, second = (case.image[0, 0, 0] for case in loaded(tmp_path, DICOM, GREY))
+        assert (first, second) == (pytest.approx(0.5, abs=0.002), pytest.approx(0.25, abs=0.002))
+        wide = [
+            case.image[0, 0, 0] for case in loaded(tmp_path, DICOM.model_copy(update={"window": (-160, 240)}), GREY)
+        ]
+        assert wide == pytest.approx([0.5, 0.5])
+
     def test_the_same_window_as_pydicom_applies(self, tmp_path, slice_path):
         from pydicom.pixels import apply_windowing
 

@@ -177,6 +177,13 @@ def test_32_bit_integers_count_as_16_bits_where_they_fit(tmp_path):
             read(path)
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_white_is_nought_in_any_depth(tmp_path, kind):
+    top = np.iinfo(kind).max
+    tifffile.imwrite(tmp_path / "film.tif", np.array([[0, 10, top]], kind), photometric="miniswhite")
+    assert read(tmp_path / "film.tif").tolist() == [[top, top - 10, 0]]
+
+
 def test_tiff_planes_thumbnails_stacks_and_white_zero(tmp_path):
     planes = picture(shape=(3, 12, 16))
     tifffile.imwrite(tmp_path / "p.tif", planes, photometric="rgb", planarconfig="separate")

@@ -32,6 +32,11 @@ DICOM: Final = (".dcm", ".dicom")
 
 _UNITS: Final = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
 _TAGS: Final = ("PatientID", "NumberOfFrames", "PixelSpacing", "Modality", "Manufacturer", "ManufacturerModelName")
+_GROUPS: Final = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+_PARTS: Final = ("PixelValueTransformationSequence", "FrameVOILUTSequence", "PixelMeasuresSequence")
+_OF_FRAME: Final = (
+    "RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "VOILUTFunction", "PixelSpacing",
+)  # fmt: skip
 #: What the libraries raise on damaged files, besides their own errors.
 _DAMAGED: Final = (
     OSError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, RuntimeError, MemoryError,
@@ -231,11 +236,11 @@ def _dicom_header(id: str, path: Path) -> _Header:
     pydicom = _library("pydicom", "dicom")
     devices = _TAGS[3:]
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[*_TAGS, *_GROUPS])
         columns = {name: str(header.get(name, "") or "") for name in devices}
         patient = str(header.get("PatientID", "") or "").strip()
         frames = int(header.get("NumberOfFrames", 1) or 1)
-        spacing = [float(size) for size in header.get("PixelSpacing", None) or ()]
+        spacing = [float(size) for size in _of_frame(header, 0).get("PixelSpacing", None) or ()]
     except (pydicom.errors.InvalidDicomError, *_DAMAGED):
         return _Header({"patient": id, **dict.fromkeys(devices, "")})  # loading it says what is wrong
     columns["patient"] = patient_token(patient) if patient else ""
@@ -243,11 +248,26 @@ def _dicom_header(id: str, path: Path) -> _Header:
     return _Header(columns, frames if frames > 1 else None, (spacing[0], spacing[1]) if known else None)
 
 
+def _of_frame(header: Any, frame: int) -> Any:
+    """The header with what the functional groups of enhanced objects say of a frame: rescale, window, spacing.
+
+    They stand there and not at the top (DICOM PS3.3 C.7.6.16); what is said of the frame goes before what is shared.
+    """
+    for name, place in zip(_GROUPS, (0, frame), strict=True):
+        groups = header.get(name, None) or ()
+        for part in _PARTS if place < len(groups) else ():
+            for item in groups[place].get(part, None) or ():
+                for tag in _OF_FRAME:
+                    if tag in item:
+                        setattr(header, tag, item.get(tag))
+    return header
+
+
 def _dicom_pixels(path: Path, frame: int, max_pixels: int) -> tuple[Any, np.ndarray]:
     """The header of a file and the stored pixels (H, W) or (H, W, 3) of one frame."""
     pydicom = _library("pydicom", "dicom")
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True)
+        header = _of_frame(pydicom.dcmread(path, stop_before_pixels=True), frame)
         refuse_large(path, int(header.Rows), int(header.Columns), max_pixels)
         return header, np.asarray(_library("pydicom.pixels", "dicom").pixel_array(path, index=frame))
     except (pydicom.errors.InvalidDicomError, *_DAMAGED) as error:

@@ -132,12 +132,16 @@ def _read_tiff(path: Path, max_pixels: int) -> np.ndarray | None:
                 )
             page = pages[0]
             refuse_large(path, int(page.imagelength), int(page.imagewidth), max_pixels)
-            if page.photometric not in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB):
+            negative = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and page.bitspersample == 16
+            known = (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
+            if page.photometric not in known and not negative:
                 return None
             pixels = np.asarray(page.asarray())
             orientation = page.tags.get("Orientation")
             transparent = page.extrasamples[-1:] in ((1,), (2,))
             pixels = np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels
+            if negative and pixels.dtype == np.uint16:  # Pillow turns 8 bits round, and 16 not
+                pixels = np.uint16(65535) - pixels
     except (tifffile.TiffFileError, NotImplementedError, *_DAMAGED) as error:
         if "imagecodecs" in str(error):  # an optional library for compressions that Pillow knows too
             return None
