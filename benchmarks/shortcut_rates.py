@@ -50,7 +50,7 @@ class Row:
         drop: the metric of the requirement, a share of the confidence in found objects; None = nothing found.
         lower: end of its 90 % interval.
         upper: the other.
-        objects: objects times backgrounds.
+        objects: how many the metric rests on.
         flights: clusters.
         bound: of the requirement.
         verdict: of the requirement.

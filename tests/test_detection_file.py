@@ -3,9 +3,13 @@ from __future__ import annotations
 import json
 
 import pytest
+from PIL import Image
 
 from xaiseg.detection_file import DetectionFile
 from xaiseg.errors import SubjectError, UsageError
+from xaiseg.pipeline import draft, open_model
+from xaiseg.plan import Options
+from xaiseg.protocol import load_protocol
 from xaiseg.subject import SubjectInfo
 
 IMAGES = [
@@ -55,6 +59,22 @@ def test_one_answer_is_not_given_to_two_cameras(tmp_path):
     subject.refuse_shared(["cam1/IMG_0001", "cam1/IMG_0002"])
     with pytest.raises(UsageError, match="two cases would be the same image.*cam1/IMG_0001 and cam2/IMG_0001"):
         subject.refuse_shared(["cam1/IMG_0001", "cam2/IMG_0001"])
+
+
+def test_an_audit_of_two_cameras_is_refused_before_it_begins(tmp_path):
+    for camera in ("cam1", "cam2"):
+        (tmp_path / "data" / "images" / camera).mkdir(parents=True)
+        Image.new("L", (16, 16)).save(tmp_path / "data" / "images" / camera / "1.png")
+    images = [{"id": number, "file_name": f"cam{number}/1.png"} for number in (1, 2)]
+    data = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "animal"}]}
+    (tmp_path / "data" / "annotations.json").write_text(json.dumps(data), encoding="utf-8")
+    found = {"images": [{"file": "1.png", "detections": []}], "detection_categories": {"1": "animal"}}
+    (tmp_path / "md.json").write_text(json.dumps(found), encoding="utf-8")
+    text = "name: md\ntask: detection\nclasses: [animal]\nsource: {predictions: md.json}\nintended_use: tests\n"
+    text += "input: {channels: 1}\noutput: {threshold: {value: 0.3}}\ndata: {test: {reader: coco, path: data}}\n"
+    (tmp_path / "model.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match="cam1/1 and cam2/1, both 1"):
+        draft(open_model(tmp_path / "model.yaml"), load_protocol("ecology"), Options())
 
 
 def test_it_looks_at_nothing_new(tmp_path):

@@ -108,7 +108,7 @@ def test_a_build_that_fails_is_a_failed_row_that_counts_as_a_lost_and_a_new_box(
     assert [(row["subject"], row["status"]) for row in rows] == [("v", "failed")]
     found = held(rows, image)
     assert found["vanished",].values.tolist() == found["appeared",].values.tolist() == [1.0]
-    assert "1 images failed in a build" in found["count_change",].withheld
+    assert "failed in a build: 1" in found["count_change",].withheld
 
 
 @pytest.mark.parametrize("name", ["match_iou", "tight_iou", "reference_iou"])

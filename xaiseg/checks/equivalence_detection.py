@@ -172,7 +172,7 @@ def _quantities(rows: pd.DataFrame, params: Params) -> Iterator[Quantity]:
 
 def _withheld(failed: Sequence[str]) -> str:
     """Why no verdict may hang on a mean that has no worst value: nobody knows what a failed image changed."""
-    return f"{len(failed)} images failed in a build, and no change of theirs is known" if failed else ""
+    return f"images that failed in a build: {len(failed)}; no change of theirs is known" if failed else ""
 
 
 def _share(found: pd.DataFrame, failed: list[str], metric: str, note: str) -> Quantity:
