@@ -210,3 +210,12 @@ def test_against_a_place_that_is_no_run_is_said_before_anything_is_measured(tmp_
     with pytest.raises(UsageError, match="no run directory"):
         xaiseg.audit(model, "base", out=tmp_path / "run", against=tmp_path / "nowhere", pdf=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_files_of_no_case_are_said_before_and_in_the_report(tmp_path):
+    model = blob_world(tmp_path / "world", n=12, size=32)
+    (tmp_path / "world" / "data" / "masks" / "lost.png").write_bytes(b"")
+    outcome = xaiseg.audit(model, "base", out=tmp_path / "run", pdf=False)
+    (estimate,) = [one for one in outcome.estimates if one.metric == "unmatched_files"]
+    assert estimate.value == 1
+    assert "1 file belongs to no case and was not audited" in (tmp_path / "run" / "report.html").read_text("utf-8")

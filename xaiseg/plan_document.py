@@ -191,6 +191,7 @@ def _facts(
         "generated": test.generated,
         "cluster_declared": test.cluster_column is not None,
         "cluster_column": model.data["test"].cluster_name or test.cluster_column,
+        "unmatched": {"count": len(test.unmatched), "first": list(test.unmatched[:3])},
         "cluster_repeated": test.cluster_column is None and _has_groups(model),
         "has_train_list": "train" in datasets,
         "task_is_detection": model.task == "detection",
@@ -236,6 +237,14 @@ def _assumptions(dataset: Dataset, options: Options) -> list[str]:
     said = []
     if dataset.cluster_column is None:
         said.append("Images are assumed independent: no column names their patient, site or flight.")
+    if dataset.unmatched:
+        count, first = len(dataset.unmatched), ", ".join(dataset.unmatched[:3])
+        files = "1 file belongs to no case and was" if count == 1 else f"{count} files belong to no case and were"
+        more = f" and {count - 3} more" if count > 3 else ""
+        said.append(
+            f"{files} not audited (an image that the annotations do not list, or annotations without an image): "
+            f"{first}{more}."
+        )
     if options.limit is not None:
         said.append(
             f"Only whole clusters drawn at random (seed {options.seed}) up to {options.limit} cases were audited."

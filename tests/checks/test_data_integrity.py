@@ -179,3 +179,12 @@ def test_a_near_copy_in_training_is_a_hint():
 def test_parameters_out_of_range_are_named():
     with pytest.raises(UsageError, match="near_bits"):
         Params(near_bits=65)
+
+
+def test_files_of_no_case_are_counted_and_named():
+    case = sample("a", 0)
+    held = tables({ID: rows_for(case)}, [case], unmatched={"count": 5, "first": ["x.png", "y.png", "z.png"]})
+    found = quantities(ID, held)["unmatched_files",]
+    assert found.values.tolist() == [5.0]
+    assert found.note.endswith("x.png, y.png, z.png and 2 more")
+    assert ("unmatched_files",) not in quantities(ID, tables({ID: rows_for(case)}, [case]))

@@ -347,3 +347,15 @@ def test_seals_as_masks(real_data):
             inside[max(0, int(y0) - 1) : int(y1) + 2, max(0, int(x0) - 1) : int(x1) + 2] = True
         assert not (case.reference.astype(bool) & ~inside).any()
         assert case.reference.sum() > 0.2 * inside.sum()
+
+
+def test_images_that_the_file_does_not_list_are_named(tmp_path):
+    images = [{"id": 1, "file_name": "f1/a.png"}, {"id": 2, "file_name": "f1/b.png"}]
+    root = coco(tmp_path, [thing()], images=images)
+    assert opened(root).unmatched == ()
+    for name in ("f1/c.png", "f1/d.JPG", "f1/notes.txt", "f2/other_flight.png"):
+        (root / "d" / "images" / name).parent.mkdir(exist_ok=True)
+        (root / "d" / "images" / name).write_bytes(b"")
+    held = opened(root)
+    assert [case.id for case in held.cases] == ["f1/a", "f1/b"]
+    assert held.unmatched == ("f1/c.png", "f1/d.JPG")  # f2 is named by no image: another set may lie there

@@ -205,3 +205,10 @@ def test_real_sets_load_as_they_stand(real_data, name, fields, spec, cases, clus
         assert set(np.unique(case.reference)) <= set(range(len(spec.classes)))
         assert ref.spacing_mm is None or 0.05 < ref.spacing_mm[0] < 1
         assert (case.reader2 is not None) == ("masks_reader2" in fields)
+
+
+def test_masks_without_an_image_are_named(tmp_path):
+    folder_of(tmp_path / "d", rows=ROWS)
+    save(tmp_path / "d" / "masks" / "lost.png", square_mask())
+    entry = DataEntry(path="d", where={"part": "test"})
+    assert opened(tmp_path, entry).unmatched == ("masks/lost.png",)  # that of b is left out by the filter, not lost

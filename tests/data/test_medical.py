@@ -361,6 +361,9 @@ class TestDicom:
         for frame, case in zip(frames, cases, strict=True):
             np.testing.assert_allclose(case.image[0], frame / 255, atol=1e-6)
         assert [bool(case.reference.any()) for case in cases] == [False, True, True]
+        assert opened(tmp_path, DICOM).unmatched == ()
+        save(tmp_path / "d" / "masks" / "s-z003.png", square_mask())
+        assert opened(tmp_path, DICOM).unmatched == ("masks/s-z003.png",)
 
     def test_what_cannot_be_decoded_is_a_failed_case(self, tmp_path, slice_path):
         whole = self.write(slice_path, np.zeros((40, 50), np.uint8)).read_bytes()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from xaiseg.data import mosaics
 from xaiseg.data.case import ImageSpec
-from xaiseg.data.mosaics import Cut, cut_boxes, cut_folder, tiles
+from xaiseg.data.mosaics import Cut, cut_folder, tiles
 from xaiseg.data.readers import entry_from_folder, load_case, open_dataset
 from xaiseg.errors import DataError, UsageError
 
@@ -80,13 +80,6 @@ def test_turned_pictures_are_turned_or_refused(tmp_path):
             next(tiles(tmp_path / name, Cut(100)))
 
 
-def test_boxes_are_cut_and_halves_are_ignored():
-    things = [{"category_id": 1, "bbox": [90, 0, 40, 10]}, {"category_id": 1, "bbox": [10, 10, 5, 5], "iscrowd": 1}]
-    left, right = (list(cut_boxes(things, 0, x, (100, 100))) for x in (0, 100))
-    assert [(box["bbox"], box["iscrowd"]) for box in left] == [([90, 0, 10, 10], 1), ([10, 10, 5, 5], 1)]
-    assert [(box["bbox"], box["iscrowd"]) for box in right] == [([0, 0, 30, 10], 0)]
-
-
 def world(folder):
     (folder / "images" / "a").mkdir(parents=True)
     Image.fromarray(picture()).save(folder / "images" / "a" / "m.png")
@@ -108,6 +101,22 @@ def test_a_cut_folder_can_be_audited(tmp_path):
     assert {case.survey["footprint"] for case in data.cases} == {"disjoint"}
     boxes = {case.id: load_case(entry, case, spec).boxes.tolist() for case in data.cases}
     assert [box for held in boxes.values() for box in held] == [[95, 20, 100, 32, 255], [0, 20, 25, 32, 0]]
+
+
+def test_tiles_keep_outlines(tmp_path):
+    folder = world(tmp_path / "big")
+    document = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))
+    slanted = [95, 26, 110, 20, 125, 26, 110, 32]
+    document["annotations"][0]["segmentation"] = [slanted]
+    (folder / "annotations.json").write_text(json.dumps(document), encoding="utf-8")
+    cut_folder(folder, tmp_path / "small", Cut(100))
+    entry = entry_from_folder(tmp_path / "small")
+    spec = ImageSpec(3, classes=("seal",), task="detection")
+    cases = [load_case(entry, ref, spec) for ref in open_dataset("test", entry, root=tmp_path, spec=spec).cases]
+    left, right = (case for case in cases if len(case.boxes))
+    assert left.boxes.tolist() == [[95, 24, 100, 28, 255]]  # the tip: less than half of the animal
+    assert right.boxes.tolist() == [[0, 20, 25, 32, 0]]
+    assert right.outlines[0][0].tolist() == [[0, 28], [0, 24], [10, 20], [25, 26], [10, 32]]
 
 
 def test_sixteen_bits_stay_sixteen_bits(tmp_path):

@@ -68,3 +68,10 @@ def test_a_class_that_the_model_lacks_stops_before_the_audit(tmp_path):
     entry = tiles(tmp_path, thing("seals"))
     with pytest.raises(UsageError, match=r"the class 'seals' is no class of the model.*did you mean 'seal'"):
         open_dataset("test", entry, root=".", spec=SPEC)
+
+
+def test_annotations_without_an_image_are_named(tmp_path):
+    entry = tiles(tmp_path, thing())
+    assert open_dataset("test", entry, root=".", spec=SPEC).unmatched == ()
+    (tmp_path / "annotations" / "lost.xml").write_text("<annotation/>", encoding="utf-8")
+    assert open_dataset("test", entry, root=".", spec=SPEC).unmatched == ("annotations/lost.xml",)

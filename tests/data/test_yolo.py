@@ -132,3 +132,10 @@ def test_sidecars_give_clusters(tmp_path):
     assert (one.cluster, two.cluster) == ("f1", "f2")
     assert (one.strata, two.strata) == ({"habitat": "ice"}, {"habitat": "rock"})
     assert (one.survey, two.survey) == ({"known_empty": "true"}, {})
+
+
+def test_labels_without_an_image_are_named(tmp_path):
+    entry = tiles(tmp_path, {"a": "", "b": ""})
+    for name in ("lost.txt", "classes.txt"):
+        (tmp_path / "labels" / name).write_text("seal\nboat\n", encoding="utf-8")
+    assert open_dataset("test", entry, root=".", spec=SPEC).unmatched == ("labels/lost.txt",)

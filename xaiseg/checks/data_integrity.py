@@ -93,6 +93,7 @@ class DataIntegrity:
         """Counts of this data set; only the share of failed images has an interval."""
         table = tables.rows[ID]
         yield _failed_images(table)
+        yield from _unmatched(tables.facts.get("unmatched"))
         test = reference_rows(table)
         test = test[test["entry"] == "test"]
         yield from _labels(test, len(tables.facts["classes"]))
@@ -136,6 +137,16 @@ def _failed_images(table: pd.DataFrame) -> Quantity:
         better="lower", weigh="case", bounds=UNIT_RANGE,
         note="images that could not be read, do not fit their mask or could not be predicted",
     )  # fmt: skip
+
+
+def _unmatched(files: Mapping[str, Any] | None) -> Iterator[Quantity]:
+    """How many files of the data belong to no case, where the reader looked for any."""
+    if files is not None:
+        first, count = files["first"], files["count"]
+        more = f" and {count - len(first)} more" if count > len(first) else ""
+        note = "images that the annotations do not list, or annotations without an image"
+        named = f": {', '.join(first)}{more}" if first else ""
+        yield fact("unmatched_files", count, of="file", note=note + named)
 
 
 def _labels(test: pd.DataFrame, n_classes: int) -> Iterator[Quantity]:

@@ -21,12 +21,15 @@ class Index:
         cluster_column: what gave the clusters, or None when images stand for themselves.
         source: the folder or description, for the report.
         generated: True for phantoms.
+        unmatched: files that belong to no case: an image that the annotations do not list, a mask or a file of labels
+            without its image.
     """
 
     cases: Sequence[CaseRef]
     cluster_column: str | None
     source: str
     generated: bool = False
+    unmatched: Sequence[str] = ()
 
 
 class Reader(Protocol):

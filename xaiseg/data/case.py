@@ -100,6 +100,8 @@ class Dataset:
         list_sha256: digest of ids, paths, clusters and strata.
         source: the data folder or description, as written by the user.
         generated: True for phantoms; the report then reads "demonstration on generated images".
+        unmatched: files that belong to no case: an image that the annotations do not list, a mask or a file of labels
+            without its image.
     """
 
     name: str
@@ -110,6 +112,7 @@ class Dataset:
     list_sha256: str
     source: str
     generated: bool = False
+    unmatched: tuple[str, ...] = ()
 
     @property
     def n_clusters(self) -> int:

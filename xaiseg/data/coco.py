@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Final
@@ -80,7 +80,8 @@ class CocoReader:
             )
             for id in chosen(entry, images, rows, source)
         ]
-        return Index(cases, entry.cluster, entry.path or str(file))
+        lost = _not_listed(folder, images.values())
+        return Index(cases, entry.cluster, entry.path or str(file), unmatched=lost)
 
     def load(self, entry: DataEntry, ref: CaseRef, spec: ImageSpec) -> Case:
         """Decodes the image; draws its annotations where a segmentation model needs masks."""
@@ -152,6 +153,18 @@ def _id(image: Mapping[str, Any], file: Path) -> str:
     if not isinstance(name, str) or not name or any(way.anchor or ".." in way.parts for way in ways):
         raise UsageError("file_name leaves the folder of images", where=file, got=name, allowed="a path below images/")
     return ways[0].with_suffix("").as_posix()
+
+
+def _not_listed(folder: Path, images: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Images that lie beside those of the file, which nobody says to be empty: they are no negatives."""
+    listed = {(folder / image["file_name"]).as_posix() for image in images}
+    beside = sorted({Path(name).parent for name in listed})
+    there = (path for place in beside if place.is_dir() for path in sorted(place.iterdir()))
+    return tuple(
+        path.relative_to(folder).as_posix()
+        for path in there
+        if path.suffix.lower() in SUFFIXES and path.as_posix() not in listed
+    )
 
 
 def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,3 +107,14 @@ def partners(place: Place, named: str | None, otherwise: str | None, suffixes: S
         return None
     folder = place.folder(named, otherwise or "")
     return Partners(folder, by_id(folder, suffixes), suffixes[0])
+
+
+def without_image(held: Partners | None, images: Collection[str], *, but: Collection[str] = ()) -> tuple[str, ...]:
+    """Names of the partners that go with no image, sorted; ``but`` are ids of other files that may lie there.
+
+    >>> held = Partners(Path("masks"), {"a": Path("masks/a.png"), "b": Path("masks/b.png")})
+    >>> without_image(held, {"a"}), without_image(None, {"a"})
+    (('masks/b.png',), ())
+    """
+    lost = sorted(set(held.files) - set(images) - set(but)) if held else ()
+    return tuple(f"{held.folder.name}/{held.files[id].name}" for id in lost) if held else ()

@@ -9,7 +9,7 @@ import numpy as np
 from xaiseg.data.base import Index, reader
 from xaiseg.data.case import Case, CaseRef, ImageSpec
 from xaiseg.data.entry import DataEntry
-from xaiseg.data.files import Place, images_by_id, partners
+from xaiseg.data.files import Place, images_by_id, partners, without_image
 from xaiseg.data.pixels import SUFFIXES, read_pixels, to_image, to_mask
 from xaiseg.data.sidecar import chosen, described, read_rows, require_columns
 from xaiseg.errors import DataError
@@ -37,7 +37,8 @@ class FolderReader:
             )
             for id in chosen(entry, images, rows, source)
         ]
-        return Index(cases, entry.cluster, entry.path or str(entry.images))
+        lost = without_image(masks, images)
+        return Index(cases, entry.cluster, entry.path or str(entry.images), unmatched=lost)
 
     def load(self, entry: DataEntry, ref: CaseRef, spec: ImageSpec) -> Case:
         """Decodes image and masks."""

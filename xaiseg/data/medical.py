@@ -21,7 +21,7 @@ import numpy as np
 from xaiseg.data.base import Index, reader
 from xaiseg.data.case import Case, CaseRef, ImageSpec
 from xaiseg.data.entry import DataEntry
-from xaiseg.data.files import Partners, Place, images_by_id, partners
+from xaiseg.data.files import Partners, Place, images_by_id, partners, without_image
 from xaiseg.data.folder import load_mask
 from xaiseg.data.pixels import SUFFIXES, refuse_large, to_image, to_mask
 from xaiseg.data.sidecar import chosen, described, read_rows, require_columns
@@ -80,7 +80,9 @@ def _index(
             case = id if header.slices is None else f"{id}-z{z:03d}"
             pair = (_partner(reference, case, id), _partner(reader2, case, id))
             cases.append(CaseRef(case, str(path), *pair, extra={"slice": z}, **facts))
-    return Index(cases, entry.cluster, entry.path or str(entry.images))
+    slices = {f"{id}-z{z:03d}" for id, (_, header) in headers.items() for z in range(header.slices or 0)}
+    lost = without_image(reference, {*headers, *slices})
+    return Index(cases, entry.cluster, entry.path or str(entry.images), unmatched=lost)
 
 
 def _partner(masks: Partners | None, case: str, file: str) -> str | None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from xaiseg.data.coco import read_coco
+from xaiseg.data.cutting import cut_things
 from xaiseg.data.files import images_by_id
 from xaiseg.data.pixels import SUFFIXES
 from xaiseg.data.readers import labels_beside, labels_in
@@ -24,8 +25,6 @@ from xaiseg.errors import DataError, UsageError
 
 #: Largest picture that is decoded as a whole, in megapixels: 1.2 GB of colour.
 WHOLE_MEGAPIXELS: Final = 400
-#: A box of which a tile holds less than this share is a region to ignore there: nobody could be blamed for missing it.
-LEAST_SHARE: Final = 0.5
 #: Fields of an image that are no columns of its own.
 _OF_COCO: Final = ("id", "file_name", "width", "height")
 #: Columns of meta.csv that are about the draw of a picture and not about its tiles.
@@ -65,9 +64,9 @@ def cut_folder(source: Path, out: Path, cut: Cut) -> int:
     lists without annotations would be an empty one, and nobody has looked.
 
     Tiles carry the other fields of their picture and its row of ``meta.csv``; without a column that names a cluster
-    the tiles of a picture are one (``group``). A box lies in every tile that holds some of it, cut at the border; where
-    less than half of it is there it is a region to ignore (``iscrowd``). ``footprint`` is "overlapping" where tiles
-    overlap, else what the picture says, else "disjoint" for the tiles of a single picture: of several nobody knows.
+    the tiles of a picture are one (``group``). An object lies in every tile that holds some of it, cut at the border
+    (:mod:`xaiseg.data.cutting`). ``footprint`` is "overlapping" where tiles overlap, else what the picture says, else
+    "disjoint" for the tiles of a single picture: of several nobody knows.
 
     Args:
         source: a folder with images/, or with the pictures themselves.
@@ -96,7 +95,7 @@ def cut_folder(source: Path, out: Path, cut: Cut) -> int:
             tile = _image({**row, **image}, len(images), top, left, pixels, cut)
             _save(pixels, out / "images" / tile["file_name"])
             images.append(tile)
-            for box in cut_boxes(things, top, left, pixels.shape[:2]):
+            for box in cut_things(things, top, left, pixels.shape[:2]):
                 annotations.append({**box, "id": len(annotations) + 1, "image_id": tile["id"]})
     if labelled:
         _write(out, {"images": images, "annotations": annotations, "categories": document["categories"]})
@@ -174,43 +173,6 @@ def _image(image: Mapping[str, Any], number: int, top: int, left: int, pixels: n
         "mosaic": stem,
         **({"footprint": "overlapping"} if cut.overlap else {}),
     }
-
-
-def cut_boxes(
-    things: Sequence[Mapping[str, Any]], top: int, left: int, shape: tuple[int, int]
-) -> Iterator[dict[str, Any]]:
-    """The boxes (x, y, width, height) of a picture that a tile holds, in pixels of the tile.
-
-    >>> whole = {"category_id": 1, "bbox": [90, 10, 20, 10]}
-    >>> [box["bbox"] for box in cut_boxes([whole], 0, 100, (100, 100))], next(cut_boxes([whole], 0, 95, (9, 9)), None)
-    ([[0, 10, 10, 10]], None)
-    """
-    for thing in things:
-        x, y, width, height = thing.get("bbox") or _around(thing)
-        if width <= 0 or height <= 0:
-            continue
-        x0, y0 = max(x - left, 0), max(y - top, 0)
-        x1, y1 = min(x + width - left, shape[1]), min(y + height - top, shape[0])
-        if x1 <= x0 or y1 <= y0:
-            continue
-        share = (x1 - x0) * (y1 - y0) / (width * height)
-        ignored = bool(thing.get("iscrowd")) or share < LEAST_SHARE
-        kept = {"category_id": thing["category_id"], "bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
-        yield {**kept, "iscrowd": int(ignored)}
-
-
-def _around(thing: Mapping[str, Any]) -> tuple[float, float, float, float]:
-    """The box (x, y, width, height) around polygons.
-
-    Raises:
-        UsageError: the annotation has neither a box nor polygons.
-    """
-    outline = thing.get("segmentation")
-    if not isinstance(outline, list) or not outline or not all(isinstance(part, list) and part for part in outline):
-        raise UsageError("an annotation has neither bbox nor polygons", where=f"annotation {thing.get('id')}",
-                         then="Boxes are what is cut; add bbox")  # fmt: skip
-    x, y = (np.concatenate([np.asarray(part, float)[start::2] for part in outline]) for start in (0, 1))
-    return float(x.min()), float(y.min()), float(x.max() - x.min()), float(y.max() - y.min())
 
 
 def tiles(path: Path, cut: Cut) -> Iterator[tuple[int, int, np.ndarray]]:

@@ -80,6 +80,7 @@ def open_dataset(name: str, entry: DataEntry, *, root: Path, spec: ImageSpec) ->
         list_sha256=list_digest(cases, root),
         source=index.source,
         generated=index.generated,
+        unmatched=tuple(index.unmatched),
     )
 
 

@@ -15,7 +15,7 @@ from xaiseg.data.base import Index, reader
 from xaiseg.data.boxes import Labelled, boxed_case, class_index, with_boxes
 from xaiseg.data.case import Case, CaseRef, ImageSpec
 from xaiseg.data.entry import DataEntry
-from xaiseg.data.files import Place, images_by_id, partners
+from xaiseg.data.files import Place, images_by_id, partners, without_image
 from xaiseg.data.pixels import IGNORE, SUFFIXES
 from xaiseg.data.sidecar import chosen, described, read_rows, require_columns
 from xaiseg.errors import DataError, UsageError
@@ -45,7 +45,8 @@ class VocReader:
         cases = [
             CaseRef(id, str(images[id]), labels.of(id), **described(entry, id, rows.get(id, {}), source)) for id in ids
         ]
-        return Index(cases, entry.cluster, entry.path or str(entry.images))
+        lost = without_image(labels, images)
+        return Index(cases, entry.cluster, entry.path or str(entry.images), unmatched=lost)
 
     def load(self, entry: DataEntry, ref: CaseRef, spec: ImageSpec) -> Case:
         """Decodes the image and reads its objects."""

@@ -17,13 +17,15 @@ from xaiseg.data.base import Index, reader
 from xaiseg.data.boxes import Labelled, boxed_case, class_index, mapping_hint, with_boxes
 from xaiseg.data.case import Case, CaseRef, ImageSpec
 from xaiseg.data.entry import DataEntry
-from xaiseg.data.files import Place, images_by_id, partners
+from xaiseg.data.files import Place, images_by_id, partners, without_image
 from xaiseg.data.pixels import IGNORE, SUFFIXES
 from xaiseg.data.sidecar import chosen, described, read_rows, require_columns
 from xaiseg.errors import DataError, UsageError
 
 #: Shares may leave the image by this much: tools round to a few digits.
 _ROUNDING: Final = 0.01
+#: Text files that tools lay beside labels: names of classes, lists of images.
+_LISTS: Final = ("classes", "train", "val", "test")
 
 
 @reader("yolo")
@@ -50,7 +52,8 @@ class YoloReader:
             )
             for id in chosen(entry, images, rows, source)
         ]
-        return Index(cases, entry.cluster, entry.path or str(entry.images))
+        lost = without_image(labels, images, but=_LISTS)
+        return Index(cases, entry.cluster, entry.path or str(entry.images), unmatched=lost)
 
     def load(self, entry: DataEntry, ref: CaseRef, spec: ImageSpec) -> Case:
         """Decodes the image and reads its lines."""
