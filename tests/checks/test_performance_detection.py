@@ -335,6 +335,29 @@ def test_all_figures_agree_with_coco_on_two_classes():
         assert value(found[f"coco_{metric}",]) == pytest.approx(expected, abs=1e-6)
 
 
+def test_classes_that_nobody_saw_are_named_and_change_nothing():
+    many = {**DETECTION, "classes": ["dog", "seal", *(f"class {index}" for index in range(8)), "boat"]}
+    boxes = [(*BOX, 1), (*OTHER, 1)]
+    answers = detected((BOX, 0.9, 1), (FAR, 0.1, 10), (OTHER, 0.3, 1))  # boat: detected once, below the threshold
+    lost = [case_of("lost")]
+    found = quantities(ID, tables_of([(case_of("a", *boxes), answers)], lost=lost, facts=many))
+    assert {key[1] for key in found if key[0] == "recall" and len(key) == 2} == {"seal", "boat"}
+    assert found["classes_not_seen",].values.tolist() == [9.0]
+    assert found["classes_not_seen",].note.endswith("dog, class 0, class 1 and others")
+    few = {**DETECTION, "classes": ["seal", "boat"]}
+    again = detected((BOX, 0.9, 0), (FAR, 0.1, 1), (OTHER, 0.3, 0))
+    same = quantities(ID, tables_of([(case_of("a", BOX, OTHER), again)], lost=lost, facts=few))
+    names = ("recall", "precision", "ap", "froc", "coco_ap", "count_bias")
+    assert [value(found[name,]) for name in names] == pytest.approx([value(same[name,]) for name in names])
+    assert same["classes_not_seen",].values.tolist() == [0.0]
+
+
+def test_several_classes_of_which_nothing_was_seen():
+    found = quantities(ID, tables_of([(case_of("a"), detected())], facts=TWO))
+    assert found["classes_not_seen",].values.tolist() == [2.0]
+    assert len(found["recall",].values) == 0
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{"match": "touch"}, {"match_iou": 0.0}, {"sizes": (32.0, 16.0)}, {"max_detections": 0}, {"empty_share": 1.0}],

@@ -19,7 +19,7 @@ import pyarrow as pa
 from xaiseg.checks import detection_counts, detection_quantities
 from xaiseg.checks.base import Context, Quantity, Row, Tables, check
 from xaiseg.checks.detection_rows import ID, gathered
-from xaiseg.checks.quantities import failed_cases, reference_rows
+from xaiseg.checks.quantities import fact, failed_cases, reference_rows
 from xaiseg.detection.matching import IGNORE, Matches, match
 from xaiseg.errors import DataError, UsageError
 
@@ -120,14 +120,27 @@ class PerformanceDetection:
             yield {"target": name, "merged": again, **_row(case, found, table, objects, threshold)}
 
     def quantities(self, tables: Tables, params: Any) -> Iterable[Quantity]:
-        """Overall and, with several classes, for each class."""
+        """Overall and, with several classes, for each class of which there is an object or a detection."""
         table = tables.rows[ID]
         rows, failed = reference_rows(table), failed_cases(table)
-        classes = tuple(tables.facts["classes"])
-        for target in ("", *classes) if len(classes) > 1 else ("",):
-            held = gathered(rows, failed, (target,) if target else classes, float(tables.facts["threshold"]))
+        every = tuple(tables.facts["classes"])
+        classes = _seen(rows, every)
+        for target in ("", *classes) if len(every) > 1 else ("",):
+            held = gathered(rows, failed, (target,) if target else classes or every, float(tables.facts["threshold"]))
             yield from detection_quantities.quantities(held, target, params)
             yield from detection_counts.quantities(held, target, params, tables)
+        if len(every) > 1:
+            lacking = [name for name in every if name not in classes]
+            note = "classes of which no image has an object and none was detected: nothing is said about them"
+            more = f": {', '.join(lacking[:3])}{' and others' if len(lacking) > 3 else ''}" if lacking else ""
+            yield fact("classes_not_seen", len(lacking), of="class", note=note + more)
+
+
+def _seen(rows: pd.DataFrame, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """The classes of which there is an object or a detection of any score; a detector may know eighty others."""
+    there = (rows["n_reference"] > 0) | (rows["score"].map(len) > 0)
+    named = set(rows.loc[there.astype(bool), "target"])
+    return tuple(name for name in classes if name in named)
 
 
 def _matched(reference: np.ndarray, boxes: Boxes, index: int, params: Params) -> tuple[np.ndarray, Matches, np.ndarray]:
