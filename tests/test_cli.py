@@ -285,3 +285,10 @@ def test_wrong_channel_count(capsys, world, tmp_path):
     code, _, err = audit(capsys, world, tmp_path)
     assert code == 2
     assert "channel" in err
+
+
+def test_a_misspelt_entry_of_data_is_refused(capsys, world, tmp_path):
+    code, _, err = audit(capsys, world, tmp_path, "--data", f"tst={tmp_path}")
+    assert code == 2
+    assert "this is no entry of data. Got: tst" in err
+    assert "did you mean 'test'?" in err

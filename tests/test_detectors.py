@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -357,6 +359,19 @@ def test_wrong_channels_sizes_and_counts_are_named():
 def test_boxes_that_cannot_be_true(boxes, words):
     with pytest.raises(SubjectError, match=words):
         check_boxes(boxes, 3)
+
+
+@pytest.mark.parametrize(
+    ("corners", "words"),
+    [([100, 100, 30, 30], "read like x, y, width, height"), ([0.1, 0.2, 0.4, 0.3], "read like shares of the sides")],
+)
+def test_boxes_in_another_way_of_writing_are_said(corners, words):
+    count = 3
+    boxes = Boxes(torch.tensor([corners] * count), torch.full((count,), 0.9), torch.zeros(count, dtype=torch.int64))
+    with pytest.raises(SubjectError, match=words):
+        check_boxes(boxes, 1)
+    padding = replace(boxes, scores=torch.zeros(count))  # rows that only fill an answer up
+    assert len(check_boxes(padding, 1).scores) == count
 
 
 def test_explainers_see_a_detector():

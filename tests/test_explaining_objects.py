@@ -171,6 +171,16 @@ def test_references_of_all_formats_tell_true_false_and_missed_apart(world, tmp_p
     np.testing.assert_allclose([each["box"] for each in targets], boxes, atol=0.01)
 
 
+@pytest.mark.parametrize(("ending", "text"), [("xml", VOC), ("txt", YOLO)])
+def test_the_named_reference_is_read_and_no_other_beside_it(world, tmp_path, ending, text):
+    (world / f"mine.{ending}").write_text(text, encoding="utf-8")
+    empty = "<annotation></annotation>" if ending == "xml" else ""
+    (world / f"tile.{ending}").write_text(empty, encoding="utf-8")
+    explain_image(world / "model.yaml", world / "tile.png", methods=["occlusion"], target=["tp", "fn"],
+                  reference=world / f"mine.{ending}", out=tmp_path)  # fmt: skip
+    assert [each["role"] for each in manifest_of(tmp_path)["targets"]] == ["true positive", "false negative"]
+
+
 def test_references_may_be_arrays_and_wrong_ones_are_refused(world, tmp_path):
     model, image = world / "model.yaml", world / "tile.png"
     boxes = np.array([[48, 40, 56, 48, 0]])

@@ -16,6 +16,7 @@ from torch import nn
 import xaiseg
 from tests.detection_worlds import survey
 from tests.worlds import blob_world
+from xaiseg.data.coco import read_coco
 from xaiseg.data.megadetector import Batch, Found, batch_document
 from xaiseg.errors import NothingToAudit, UsageError
 from xaiseg.initialise import initialise
@@ -125,9 +126,10 @@ def test_detections_of_megadetector_audit_without_a_model(tmp_path):
     model = read_model_file(out)
     assert (model.source.kind, model.classes, model.output.threshold.value) == (
         "predictions",
-        ("animal", "person"),
+        ("animal",),
         0.2,
     )
+    assert "boxes of person are left out" in out.read_text(encoding="utf-8")
     outcome = xaiseg.audit(out, "ecology", out=tmp_path / "run", pdf=False)
     written = json.loads((tmp_path / "run" / "detections.json").read_text(encoding="utf-8"))
     failed = [image for image in written["images"] if "failure" in image]
@@ -199,6 +201,27 @@ def test_a_segmenter_is_not_taken_for_a_detector(tmp_path):
         initialise(str(tmp_path / "s.onnx"), data, out=tmp_path / "model.yaml")
 
 
+def test_what_is_no_detector_is_said_of_the_model_and_not_of_the_labels(tmp_path):
+    data = tiles(tmp_path / "data")
+    (tmp_path / "junk.onnx").write_text("hello", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"no detector that is known here.*onnxruntime cannot open the file"):
+        initialise(str(tmp_path / "junk.onnx"), data, out=tmp_path / "model.yaml")
+
+
+def test_labels_of_no_listed_category_are_said(tmp_path):
+    data = tiles(tmp_path / "data")
+    document = json.loads((data / "annotations.json").read_text(encoding="utf-8"))
+    for item in document["annotations"]:
+        item["category_id"] = str(item["category_id"])
+    (data / "annotations.json").write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(UsageError, match="this category is not listed. Got: '"):
+        initialise(str(onnx(tmp_path / "m.onnx")), data, out=tmp_path / "model.yaml")
+    detections = batch_document(Batch(("animal",), {}), detector="md")
+    (data / "annotations.json").write_text(json.dumps(detections), encoding="utf-8")
+    with pytest.raises(UsageError, match="predictions and no labels"):
+        read_coco(data / "annotations.json")
+
+
 def test_images_without_labels_and_labels_without_objects_are_said(tmp_path):
     model = str(onnx(tmp_path / "m.onnx"))
     bare = tiles(tmp_path / "bare", images=".")
@@ -213,7 +236,7 @@ def test_images_without_labels_and_labels_without_objects_are_said(tmp_path):
     gone = tiles(tmp_path / "gone")
     for path in (gone / "images").iterdir():
         path.write_bytes(b"no picture")
-    with pytest.raises(NothingToAudit, match="no image of the data can be read"):
+    with pytest.raises(NothingToAudit, match=r"no image of the data can be read. Got: .*cannot be"):
         initialise(model, gone, out=tmp_path / "model.yaml")
 
 
@@ -237,8 +260,11 @@ def test_weights_that_are_no_detector_are_said(tmp_path):
 def test_a_detector_of_the_zoo(tmp_path):
     folder = survey(tmp_path / "world", flights=4).parent
     lines = initialise("detector-compact", folder / "data", out=tmp_path / "model.yaml")
-    assert read_model_file(tmp_path / "model.yaml").task == "detection"
+    model = read_model_file(tmp_path / "model.yaml")
+    assert (model.task, model.output.threshold.value, model.output.threshold.chosen_on) == ("detection", 0.4, "val")
     assert any(line.startswith("tried ") for line in lines)
+    initialise("detector-compact-seals", folder / "data", out=tmp_path / "seals.yaml")
+    assert read_model_file(tmp_path / "seals.yaml").source.weights_file == "detector-compact-seals.safetensors"
 
 
 def test_shapes_are_read_as_their_makers_mean_them():

@@ -313,7 +313,7 @@ def test_a_small_group_is_named():
     finding, _ = decided(need(stratum="each"), *groups, facts=DEVICE)
     assert finding.verdict is U
     assert "device=B: 2 patients are too few" in finding.reason
-    assert finding.more == "at least 3 more patients like the 2 that it rests on would be needed"
+    assert finding.more == "at least 3 more patients with device B would be needed"
 
 
 def test_groups_that_are_not_there_are_not_run():

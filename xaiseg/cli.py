@@ -7,7 +7,7 @@ import shlex
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, get_args
 
 import typer
 
@@ -16,7 +16,7 @@ from xaiseg.cli_explain import explain
 from xaiseg.cli_screen import screen
 from xaiseg.cli_tiles import tiles
 from xaiseg.cli_zoo import DeviceOption, SeedOption, zoo
-from xaiseg.errors import UsageError, XaisegError
+from xaiseg.errors import UsageError, XaisegError, did_you_mean
 from xaiseg.progress import Bars
 
 if TYPE_CHECKING:
@@ -117,11 +117,16 @@ def _root(
 
 
 def _pairs(data: list[str] | None) -> dict[str, Path]:
-    pairs: dict[str, Path] = {}
+    from xaiseg.modelfile import DataName
+
+    names, pairs = get_args(DataName), dict[str, Path]()
     for text in data or ():
         name, separator, folder = text.partition("=")
         if not separator or not name or not folder:
             raise UsageError("this is no pair", where="--data", got=text, allowed="NAME=DIR, e.g. test=images/")
+        if name not in names:
+            then = hint if (hint := did_you_mean(name, names)).endswith("?") else None
+            raise UsageError("this is no entry of data", where="--data", got=name, allowed=", ".join(names), then=then)
         pairs[name] = Path(folder)
     return pairs
 

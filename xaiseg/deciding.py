@@ -58,6 +58,7 @@ class Ruling:
         failing: ids of those that fail.
         leans: where an undecided value lies, "pass", "fail" or "".
         more: how many more clusters would settle it, or None.
+        group: the one among several that needs so many, or "".
         at_least: so many more are needed before anything can be decided; whether they settle it is open.
         on_bound: no realistic number of clusters would settle it.
         capped: why the decision was capped, or "".
@@ -70,6 +71,7 @@ class Ruling:
     failing: tuple[str, ...] = ()
     leans: str = ""
     more: int | None = None
+    group: str = ""
     at_least: bool = False
     on_bound: bool = False
     capped: str = ""
@@ -114,7 +116,7 @@ def caps_of(facts: Mapping[str, Any], decision: Decision) -> tuple[Cap, ...]:
         (
             bool(facts.get("drawn_unevenly")),
             Cap(
-                "tiles with more detections were drawn more often, so that these tiles are no fair sample",
+                "some tiles were likelier to be drawn than others, so that these tiles are no fair sample",
                 spares=("data.", "provenance"),
                 spares_metrics=("animals_total",),
             ),
@@ -335,9 +337,10 @@ def _undecided(rulings: Sequence[Ruling], members: tuple[str, ...], requirement:
     open_ones = [ruling for ruling in rulings if ruling.word != "pass"]
     valued = [ruling for ruling in open_ones if ruling.estimate is not None and ruling.estimate.value is not None]
     worst = max(valued or open_ones, key=lambda ruling: _badness(ruling, requirement))
-    named = "; ".join(f"{_name(ruling)}: {_why_open(ruling)}" for ruling in open_ones)
-    known = [ruling.more for ruling in open_ones if ruling.more is not None]
-    settles = len(known) == len(open_ones)
+    holm = ", but not after Holm's correction"
+    named = "; ".join(f"{_name(one)}: {one.reason}{holm if one.word == 'fail' else ''}" for one in open_ones)
+    neediest = max(open_ones, key=lambda ruling: ruling.more or 0)
+    settles = all(ruling.more is not None for ruling in open_ones)
     ways = {ruling.leans for ruling in open_ones}
     return Ruling(
         "insufficient",
@@ -345,14 +348,11 @@ def _undecided(rulings: Sequence[Ruling], members: tuple[str, ...], requirement:
         worst.estimate,
         members,
         leans="fail" if "fail" in ways else "pass" if ways == {"pass"} else "",
-        more=max(known) if settles else None,
+        more=neediest.more if settles else None,
+        group=neediest.estimate.stratum if neediest.estimate is not None else "",
         at_least=settles and any(ruling.at_least for ruling in open_ones),
         on_bound=any(ruling.on_bound for ruling in open_ones),
     )
-
-
-def _why_open(ruling: Ruling) -> str:
-    return f"{ruling.reason}, but not after Holm's correction" if ruling.word == "fail" else ruling.reason
 
 
 def _badness(ruling: Ruling, requirement: Requirement) -> float:

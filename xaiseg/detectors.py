@@ -31,6 +31,8 @@ MOST_CANDIDATES: Final = 10_000
 IOU: Final = 0.5
 #: What a subject loses when its answers are finished boxes: there is nothing to differentiate or to look into.
 _RAW_ONLY: Final = frozenset({"forward", "gradients", "activations"})
+#: A score at or below this belongs to a row with which an answer is filled up.
+_PADDING: Final = 0.01
 #: Masks made at a time, so that their soft versions never all exist at once.
 _MASKS_AT_ONCE: Final = 16
 
@@ -241,7 +243,8 @@ def check_boxes(found: Boxes, classes: int) -> Boxes:
         classes: K.
 
     Raises:
-        SubjectError: NaN, a score outside 0 to 1, a label that is no class, or class scores of another length.
+        SubjectError: NaN, a score outside 0 to 1, a label that is no class, class scores of another length, or corners
+            that read like x, y, width, height or like shares of the sides.
 
     >>> check_boxes(Boxes(torch.zeros(1, 4), torch.ones(1), torch.tensor([3])), 3)
     Traceback (most recent call last):
@@ -254,10 +257,26 @@ def check_boxes(found: Boxes, classes: int) -> Boxes:
     if len(outside):
         raise SubjectError("a label is no class", where="classes", got=int(outside[0]), allowed=f"0 to {classes - 1}")
     check_probabilities(found.scores)
+    _refuse_sizes(found.xyxy[found.scores > _PADDING])
     if found.class_scores is not None and found.class_scores.shape != (len(found.scores), classes):
         raise SubjectError("the class scores do not fit", where="output", got=tuple(found.class_scores.shape),
                            allowed=f"({len(found.scores)}, {classes})")  # fmt: skip
     return found
+
+
+def _refuse_sizes(xyxy: Tensor) -> None:
+    """Refuses boxes (N, 4) most of which are no corners in pixels; single ones without a size are dropped later."""
+    if not len(xyxy):
+        return
+    example, allowed = ", ".join(f"{value:g}" for value in xyxy[0].tolist()), "corners x0, y0, x1, y1 in pixels"
+    turned = (xyxy[:, 2] < xyxy[:, 0]) | (xyxy[:, 3] < xyxy[:, 1])
+    if int(turned.sum()) > len(xyxy) / 2:
+        then = "They read like x, y, width, height: add the first two numbers to the last two"
+        raise SubjectError("most boxes end before they begin", where="output", got=example, allowed=allowed, then=then)
+    if bool((xyxy >= 0).all()) and 0.0 < float(xyxy.max()) <= 1.0:
+        then = "Multiply them by the sides of the image"
+        raise SubjectError("the boxes read like shares of the sides", where="output", got=example, allowed=allowed,
+                           then=then)  # fmt: skip
 
 
 def _joined(parts: Sequence[RawBoxes], count: int) -> RawBoxes:

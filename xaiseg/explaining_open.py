@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -198,7 +198,8 @@ def _boxes(session: DetectionSession, reference: str | Path | np.ndarray | None,
     found = [case for case in reader.index(entry, path.parent, spec).cases if Path(case.id).name == picture.stem]
     if len(found) != 1:
         raise UsageError("the reference does not hold this image", where=reference, got=picture.name)
-    return reader.load(entry, found[0], spec).boxes
+    named = found[0] if kind == "coco" else replace(found[0], reference=str(path))  # this file, whatever it is called
+    return reader.load(entry, named, spec).boxes
 
 
 def _scene(session: Session, reference: str | Path | np.ndarray | None, described: ModelFile | None = None) -> Scene:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from xaiseg.data.case import Case
 from xaiseg.detection.curves import Pool, average_precision, steps_of
-from xaiseg.detection.matching import THRESHOLDS, match
+from xaiseg.detection.matching import THRESHOLDS, match, reaches
 from xaiseg.errors import NothingToAudit, UsageError
 from xaiseg.geometry import Placement, place, to_network
 from xaiseg.subject import Boxes, RawBoxes
@@ -220,7 +220,7 @@ def score_of(pools: Sequence[Pool], *, thresholds: Sequence[float] | None = None
 
 def rates_at(pools: Sequence[Pool], threshold: float) -> tuple[float, float]:
     """Recall and precision of the detections with at least this score; precision is 1 when there is none."""
-    kept = [(pool.score >= threshold) & ~pool.void for pool in pools]
+    kept = [reaches(pool.score, threshold) & ~pool.void for pool in pools]
     hits = sum(int((pool.hit & own).sum()) for pool, own in zip(pools, kept, strict=True))
     count, objects = sum(int(own.sum()) for own in kept), sum(int(pool.objects.sum()) for pool in pools)
     return hits / max(1, objects), hits / count if count else 1.0

@@ -13,6 +13,7 @@ from xaiseg import zoo
 from xaiseg.drafts import Draft, draw
 from xaiseg.errors import DataError, NothingToAudit, SubjectError, UsageError, XaisegError
 from xaiseg.initialise_boxes import PROBED, Probe, draw_boxes, guess_detector, probe
+from xaiseg.initialise_names import has_outlines
 from xaiseg.initialise_source import guess_source
 
 if TYPE_CHECKING:
@@ -112,13 +113,14 @@ def guess(model: str, data: Path, *, folder: Path = Path(), trust: bool = False)
     values |= {"intended_use": ""}
     guesses = {("name", ""): "from the file's name", ("source", ""): why}
     draft = Draft(values, guesses, entry, folder, warnings=() if entry.cluster else (alone,))
-    seen = probe(draft) if any(kind in source for kind in PROBED) else None
-    if _is_detector(draft, seen):
+    answer = probe(draft) if any(kind in source for kind in PROBED) else None
+    seen = None if isinstance(answer, str) else answer
+    if _is_detector(draft, answer):
         return guess_detector(draft, seen)
     return _guess_segmenter(draft)
 
 
-def _is_detector(draft: Draft, seen: Probe | None) -> bool:
+def _is_detector(draft: Draft, seen: Probe | str | None) -> bool:
     """Whether model and data are about boxes.
 
     Raises:
@@ -127,14 +129,14 @@ def _is_detector(draft: Draft, seen: Probe | None) -> bool:
     source, reader = draft.values["source"], draft.entry.reader
     detects = "ultralytics" in source or str(source.get("predictions", "")).endswith(".json")
     detects = detects or ("zoo" in source and zoo.card(source["zoo"]).task == "detection")
-    detects = detects or (seen is not None and bool(seen.readings))
+    detects = detects or (isinstance(seen, Probe) and bool(seen.readings))
     if detects and reader not in ("coco", "yolo", "voc"):
         then = "A detector needs boxes: a COCO file, labels/*.txt (YOLO) or annotations/*.xml (Pascal VOC)"
         bare = reader == "folder" and not (Path(str(draft.entry.path)) / "masks").is_dir()
         what = "the model detects boxes and the data hold " + ("no labels that are known here" if bare else "masks")
         raise UsageError(what, where="--data", got=draft.entry.path if bare else reader, then=then)
-    if not detects and reader in ("yolo", "voc"):
-        got = "no answer" if seen is None else f"an answer of the shape {seen.shape}"
+    if not detects and (reader in ("yolo", "voc") or (reader == "coco" and not has_outlines(draft.entry))):
+        got = f"an answer of the shape {seen.shape}" if isinstance(seen, Probe) else seen or "no answer"
         then = "docs/models.md lists the layouts; finished boxes need source: {python: ...}"
         raise UsageError("the data hold boxes and the model is no detector that is known here", where="MODEL", got=got,
                          then=then)  # fmt: skip

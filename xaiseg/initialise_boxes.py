@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from xaiseg import zoo
 from xaiseg.errors import DataError, NothingToAudit, SubjectError, UsageError, XaisegError
 from xaiseg.initialise_names import columns_of, data_classes, mismatch, model_classes, refuse_without_classes
 
@@ -35,6 +36,8 @@ _PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
     "end2end": _LETTERBOX,
     "fastestdet": {"range": [0, 1], "channel_order": "bgr", "resize": "stretch"},
 }
+#: Average precision below which boxes and labels have nothing to do with each other.
+_HARDLY: Final = 0.05
 _COLOURS: Final = (([0, 1], "rgb"), ([0, 1], "bgr"), ([0, 255], "rgb"), ([0, 255], "bgr"))
 
 
@@ -57,20 +60,21 @@ class Probe:
     readings: tuple[tuple[str, int | None], ...]
 
 
-def probe(draft: Draft) -> Probe | None:
-    """Asks a network for one answer; None where it takes neither three channels nor one at the usual size."""
+def probe(draft: Draft) -> Probe | str:
+    """Asks a network for one answer; why not, where it takes neither three channels nor one at the usual size."""
     from xaiseg.adapters import Network
     from xaiseg.loading import load_source
 
+    problem = "it is no network"
     for channels in (3, 1):
         trial = draft.with_values("input", "the model answers to it", channels=channels)
         try:
             network = load_source(trial.model())
             if isinstance(network, Network):
                 return _asked(network, channels)
-        except (UsageError, SubjectError):
-            continue  # the other number of channels may fit
-    return None
+        except (UsageError, SubjectError) as error:
+            problem = str(error)  # the other number of channels may fit
+    return problem
 
 
 def _asked(network: Network, channels: int) -> Probe:
@@ -150,7 +154,7 @@ def _trials(draft: Draft, seen: Probe | None, labels: Mapping[int, str]) -> Iter
     """Ways in which the model may want its images and be read, the likeliest first."""
     kind = next(key for key in draft.values["source"] if key != "weights")
     if kind == "predictions":
-        yield _of_file(draft)
+        yield _of_file(draft, labels)
         return
     if seen is None:
         yield _own_way(draft, kind, labels)
@@ -193,14 +197,31 @@ def _own_way(draft: Draft, kind: str, labels: Mapping[int, str]) -> Draft:
 
         facts = training_facts(_named(draft, list(labels.values()), ""))
         names, rests, _ = model_classes(None, facts.get("classes"), labels)
+        found = zoo.shipped(str(draft.values["source"].get("weights", "")))
+        stated = found[1] if found is not None else None
+        if stated is not None and stated.classes and len(stated.classes) != len(labels):
+            names, rests = list(stated.classes), "the card of the weights names them"
         side = int(facts.get("recipe", {}).get("size", 256))
         draft = _named(draft, names, rests).with_values("input", "as it was trained", channels=3, range=[0, 1])
         resize = str(facts.get("recipe", {}).get("resize", "pad"))
         draft = draft.with_values("input", "as it was trained", size=[side, side], resize=resize)
+        if stated is not None and stated.threshold is not None:
+            own = {"value": stated.threshold, "chosen_on": "val"}
+            return draft.with_values("output", "the card of the weights states it", threshold=own)
     return draft.with_values("output", "none was stated", threshold={"value": 0.5, "chosen_on": "default"})
 
 
-def _of_file(draft: Draft) -> Draft:
+def _wanted(categories: Sequence[str], labels: Mapping[int, str]) -> tuple[list[str], str]:
+    """The categories that the labels speak of; boxes of people and vehicles would count as false animals."""
+    named = [name for name in categories if name in labels.values()]
+    if len(named) < len(set(labels.values())):
+        named = ["animal"] if "animal" in categories and not named else list(categories)
+    others = [name for name in categories if name not in named]
+    left = f"; boxes of {' and '.join(others)} are left out, since the labels mark none" if others else ""
+    return named, f"the file lists {', '.join(categories)}{left}"
+
+
+def _of_file(draft: Draft, labels: Mapping[int, str]) -> Draft:
     """A file of detections: it names its classes, and often the threshold that its detector is used at."""
     from xaiseg.data.megadetector import read_batch
 
@@ -208,7 +229,8 @@ def _of_file(draft: Draft) -> Draft:
     stated = (batch.info.get("detector_metadata") or {}).get("typical_detection_threshold")
     usable = isinstance(stated, int | float) and 0 < stated < 1
     rests = "the file names it as typical" if usable else "none was stated"
-    draft = _named(draft, list(batch.categories), "the file lists them")
+    names, rests = _wanted(batch.categories, labels)
+    draft = _named(draft, names, rests)
     draft = draft.with_values("input", "nothing is computed", channels=3)
     return draft.with_values("output", rests, threshold={"value": stated if usable else 0.5, "chosen_on": "default"})
 
@@ -244,14 +266,16 @@ def _chosen_refs(draft: Draft, labels: Mapping[int, str]) -> list[CaseRef]:
     cases = open_dataset("test", draft.entry, root=Path(), spec=spec).cases
     places = np.unique(np.linspace(0, len(cases) - 1, min(len(cases), LOOKED_AT)).round().astype(int))
     found: list[tuple[int, CaseRef]] = []
+    problem = ""
     for place in places:
         try:
             case = load_case(draft.entry, cases[place], spec)
-        except DataError:
+        except DataError as error:
+            problem = problem or str(error)
             continue  # it stands in the audit's Errors; other images tell as much
         found.append((0 if case.boxes is None else len(case.boxes), cases[place]))
     if not found:
-        raise NothingToAudit("no image of the data can be read", where="--data")
+        raise NothingToAudit("no image of the data can be read", where="--data", got=problem)
     return [ref for _, ref in sorted(found, key=lambda pair: -pair[0])[:TRIED]]
 
 
@@ -278,7 +302,12 @@ def _tried(draft: Draft, refs: Sequence[CaseRef], labels: Mapping[int, str]) -> 
     warnings = draft.warnings
     if not any(len(found.scores) for _, found in pairs):
         warnings += ("the detector shows nothing on the images that were tried; check input, output and threshold",)
-    return replace(draft, tried=pairs, agreement=agreement(pairs), warnings=warnings)
+    met = agreement(pairs)
+    if met is not None and met < _HARDLY and any(len(found.scores) for _, found in pairs):
+        warnings += (
+            "hardly a box meets a label in any way that was tried: look at the picture, check input and output",
+        )
+    return replace(draft, tried=pairs, agreement=met, warnings=warnings)
 
 
 def _stored(file: DetectionFile, cases: Sequence[Case]) -> list[tuple[Case, Boxes]]:

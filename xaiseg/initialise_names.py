@@ -40,6 +40,10 @@ def data_classes(entry: DataEntry) -> dict[int, str]:
 
         document = read_coco(folder / (entry.annotations or "annotations.json"))
         used = {item["category_id"] for item in document["annotations"]}
+        if lost := used - {item["id"] for item in document["categories"]}:
+            known = ", ".join(str(item["id"]) for item in document["categories"])
+            what = "this category is not listed"
+            raise UsageError(what, where=entry.annotations or "annotations.json", got=repr(lost.pop()), allowed=known)
         return {int(item["id"]): str(item["name"]) for item in document["categories"] if item["id"] in used}
     if entry.reader == "voc":
         return dict(enumerate(_voc_names(entry, folder)))
@@ -54,6 +58,14 @@ def columns_of(entry: DataEntry) -> set[str]:
     from xaiseg.data.coco import image_columns, read_coco
 
     return image_columns(read_coco(Path(str(entry.path)) / (entry.annotations or "annotations.json")))
+
+
+def has_outlines(entry: DataEntry) -> bool:
+    """Whether a COCO file has polygons or run lengths, from which masks could be drawn."""
+    from xaiseg.data.coco import read_coco
+
+    held = read_coco(Path(str(entry.path)) / (entry.annotations or "annotations.json"))["annotations"]
+    return not held or any(item.get("segmentation") for item in held)
 
 
 def _voc_names(entry: DataEntry, folder: Path) -> list[str]:

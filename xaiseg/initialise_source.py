@@ -28,6 +28,8 @@ def guess_source(model: str, folder: Path) -> tuple[dict[str, Any], str]:
             raise UsageError("this zoo model ships no weights", where="MODEL", got=model, then="Train it first")
         return {"zoo": model, "weights": shipped[0].file}, "the weights that ship with the package"
     path = Path(model)
+    if not path.is_file() and (own := zoo.shipped(model)) is not None:
+        return {"zoo": own[0], "weights": own[1].file}, "these weights ship with the package"
     if not path.is_file():
         hint = did_you_mean(model, zoo.list_models())
         raise UsageError("there is no such file or zoo model", where="MODEL", got=model, then=hint)

@@ -219,6 +219,8 @@ def _like(ruling: Ruling, facts: Mapping[str, Any]) -> str:
     """Which clusters are wanted, where a requirement rests on some of them: those with lesion-free images, say."""
     if ruling.estimate is not None and ruling.estimate.kind == "total":
         return ""
+    if ruling.group:
+        return f" with {ruling.group.replace('=', ' ')}"
     rests, whole = ruling.estimate.n_clusters if ruling.estimate is not None else None, facts.get("n_clusters")
     return f" like the {rests} that it rests on" if rests and whole and rests < whole else ""
 
@@ -350,7 +352,10 @@ def _caveats(
             any(finding.requirement.agreed_by is None for finding in gates),
             "against default floors, not agreed by anybody",
         ),
-        (facts.get("cluster_declared") is False, "images are assumed independent: no column groups them"),
+        (
+            facts.get("cluster_declared") is False and not facts.get("cluster_repeated"),
+            "images are assumed independent: no column groups them",
+        ),
         (
             facts.get("threshold_chosen_on") == "unknown",
             "it is not known on which data the operating threshold was chosen",
@@ -367,6 +372,12 @@ def _caveats(
 def _of_images(estimates: Sequence[Estimate], failed: int) -> list[str]:
     """Caveats about images without any answer, and about a detector that is silent on all of them."""
     nothing = "nothing was detected in any image: check input, classes and threshold before you believe it"
+    sums = {(item.metric, item.target): item.value or 0 for item in estimates if item.check == "performance.detection"}
+    strange = [
+        f"{value:.0f} detections of the class {target}, of which no image has an object, count as false"
+        for (metric, target), value in sums.items()
+        if metric == "detections_sum" and target and value and not sums.get(("reference_sum", target))
+    ]
     silent = any(item.metric == "detections_sum" and item.value == 0 and not item.target for item in estimates)
     words = "image failed and counts" if failed == 1 else "images failed and count"
-    return [nothing] * silent + [f"{failed} {words} as the worst value"] * (failed > 0)
+    return [nothing] * silent + strange[:2] + [f"{failed} {words} as the worst value"] * (failed > 0)

@@ -121,13 +121,21 @@ class _Shard:
     costs: dict[str, Row] = field(default_factory=dict)
     evidence: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     windows: dict[str, dict[str, Window]] = field(default_factory=dict)
+    folders: tuple[str, ...] = ()  # of model and data: reports say where below them, and not where on this computer
 
     def fail(self, case: str, check: str, kind: str, error: BaseException) -> Row:
         """Notes a failed image or a crashed check and returns the row that stands for it."""
-        reason = str(error) or type(error).__name__
+        reason = self.said(error)
         trace = "".join(traceback.format_exception(error)) if kind == "crashed" else ""
         self.errors.append({"case": case, "check": check, "kind": kind, "reason": reason, "traceback": trace})
         return {"case": case, "status": kind, "reason": reason}
+
+    def said(self, error: BaseException) -> str:
+        """The words of an error, with paths below the folders."""
+        text = str(error) or type(error).__name__
+        for folder in self.folders:
+            text = text.replace(f"{folder}/", "")
+        return text
 
     def spend(self, check: str, seconds: float, counter: Counter, cases: int = 1) -> None:
         """Adds to the costs of a check."""
@@ -139,9 +147,18 @@ class _Shard:
         cost["backwards"] += counter.backwards
 
 
+def _folders(plan: Mapping[str, Any]) -> tuple[str, ...]:
+    """Where model and data lie, the longest first."""
+    root = Path(plan["data_root"])
+    places = [root / str(entry.get("path") or ".") for entry in plan["entries"].values()]
+    places += [root, Path(plan["model"]["path"]).parent]
+    found = {str(place) for given in places for place in (given, given.resolve())} - {"/", "."}
+    return tuple(sorted(found, key=lambda name: (-len(name), name)))
+
+
 def measure_shard(kit: Kit, shard: int) -> None:
     """Measures the cases of one shard and writes its tables; the costs last, which marks the shard as done."""
-    found = _Shard({check.id: [] for check, _ in kit.checks})
+    found = _Shard({check.id: [] for check, _ in kit.checks}, folders=_folders(kit.plan))
     cases: dict[str, Case | DataError] = {}
     started = time.perf_counter()
     for name in kit.by_shard[shard]:
@@ -206,7 +223,7 @@ def _measure_case(
         return
     rows = found.rows[check.id]
     if isinstance(case, DataError):
-        rows.append({"case": name, "status": "failed", "reason": str(case)})
+        rows.append({"case": name, "status": "failed", "reason": found.said(case)})
         return
     maps = found.evidence.setdefault(name, {})
     context = CaseContext(

@@ -195,7 +195,10 @@ def _facts(
         "cluster_repeated": test.cluster_column is None and _has_groups(model),
         "has_train_list": "train" in datasets,
         "task_is_detection": model.task == "detection",
-        "drawn_unevenly": len({ref.survey.get("draw_probability", "") for ref in test.cases}) > 1,
+        "drawn_unevenly": any(
+            len({float(ref.survey.get(name) or 0) for ref in test.cases}) > 1
+            for name in ("probability", "draw_probability")
+        ),
         "limit": options.limit,
         "threshold": subject.info.threshold.value,
         "threshold_chosen_on": subject.info.threshold.chosen_on,

@@ -121,8 +121,22 @@ def test_a_bad_box_is_no_look_alike(detector):
 def test_the_best_of_an_image_and_a_layer_of_ones_own(detector):
     case = tile("a", [(0, column, 1) for column in range(8)])
     held = measured(ID, detector, case, facts=FACTS, params=Params(most=3, layer="head"))
-    assert [row["score"] for row in held] == pytest.approx([0.8, 0.78, 0.76])
-    assert {row["layer"] for row in held} == {"head"}
+    grouped = [row for row in held if "vector" in row]
+    assert [row["score"] for row in grouped] == pytest.approx([0.8, 0.78, 0.76])
+    assert {row["layer"] for row in grouped} == {"head"}
+    found = named(ID, held, [case])
+    assert len(found[("bad_boxes",)].values) == 8, "the share is of all false detections, not of the best of an image"
+    assert found[("lookalikes",)].values.tolist() == [3.0]
+
+
+def test_without_a_layer_they_still_count(detector, monkeypatch):
+    from xaiseg.checks import shortcut_lookalikes
+
+    monkeypatch.setattr(shortcut_lookalikes, "_layer", lambda *_: (None, "the head is shared"))
+    case = tile("a", [(0, 0, 1), (0, 1, 1)])
+    found = named(ID, measured(ID, detector, case, facts=FACTS), [case])
+    assert found[("bad_boxes",)].values.tolist() == [0.0, 0.0]
+    assert "no layer was found" in found[("group_share",)].missing
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,6 @@ def test_later_files_add_columns(tmp_path):
     ("content", "message"),
     [
         ("name,site\na,1\n", "no column 'id'.*name, site"),
-        ("id;site\na;1\n", "no column 'id'.*id;site"),
         ("id,site\na,1\na,2\n", r"m\.csv:3: the id 'a' stands twice"),
         ("id,site\na,Bern, Switzerland\n", r"m\.csv:2: this row has more fields"),
     ],
@@ -47,6 +46,17 @@ def test_later_files_add_columns(tmp_path):
 def test_bad_tables_name_the_place(tmp_path, content, message):
     with pytest.raises(UsageError, match=message):
         read_sidecars([write(tmp_path / "m.csv", content)])
+
+
+@pytest.mark.parametrize("mark", [";", "\t", ","])
+def test_tables_of_any_spreadsheet(tmp_path, mark):
+    rows = mark.join(["id", "site"]) + "\n" + mark.join(["a", '"x; y, z"']) + "\n"
+    assert read_sidecars([write(tmp_path / "m.csv", rows)]) == {"a": {"site": "x; y, z"}}
+
+
+def test_an_id_with_its_ending_is_said():
+    with pytest.raises(UsageError, match="An id is the file name without its ending"):
+        chosen(DataEntry(path="d"), ["a", "b"], {"a.png": {"x": "1"}}, "meta.csv")
 
 
 def test_unreadable_tables(tmp_path):

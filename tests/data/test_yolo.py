@@ -139,3 +139,9 @@ def test_labels_without_an_image_are_named(tmp_path):
     for name in ("lost.txt", "classes.txt"):
         (tmp_path / "labels" / name).write_text("seal\nboat\n", encoding="utf-8")
     assert open_dataset("test", entry, root=".", spec=SPEC).unmatched == ("labels/lost.txt",)
+
+
+def test_a_tile_declared_empty_that_has_boxes_fails_everywhere(tmp_path):
+    entry = tiles(tmp_path, {"a": "0 0.5 0.5 0.2 0.2\n"}, names="")
+    write_csv(tmp_path / "meta.csv", [{"id": "a", "known_empty": "true"}])
+    assert "known_empty and the image has boxes. Got: 1" in failure(entry)

@@ -42,18 +42,20 @@ def _survey(held: Found, tables: Tables) -> dict[str, np.ndarray]:
 def _counts(held: Found, target: str, tables: Tables) -> Iterator[Quantity]:
     detected, reference, failed = held.detected, held.reference, len(held.failed)
     answered = held.cases[: held.answered]
-    # A failed image makes the bias worse, whichever way it points.
-    worse = [1.0, 0.0] if detected.sum() > reference.sum() else [0.0, 1.0]
-    pairs = np.concatenate([np.stack([detected, reference], axis=1), np.tile(worse, (failed, 1))])
-    yield Quantity(
-        "count_bias", "statistic", held.cases, pairs, of="object", target=target, strata=True, weigh="case",
-        function=_relative, bounds=(-1.0, math.inf),
-        note="(detections - reference) / reference over all images; a failed image makes it worse by one object",
-    )  # fmt: skip
+    sums = np.stack([detected, reference, np.zeros(len(answered))], axis=1)
+    sums = np.concatenate([sums, np.tile([0.0, 0.0, held.missed], (failed, 1))])
     errors = np.abs(detected - reference)
+    # Where every count is right there is no spread to tell how wrong one could be; then: by all the animals there are.
+    exact, fullest = not errors.any() and not failed, held.missed
     yield Quantity(
-        "count_mae", "mean", answered, errors, better="lower", worst=max(1.0, float(errors.max(initial=0.0))),
-        target=target, strata=True, bounds=(0.0, math.inf), note="mean of |detections - reference| an image",
+        "count_bias", "statistic", held.cases, sums, of="object", target=target, strata=True, weigh="case",
+        function=_relative, bounds=(-1.0, 1.0 if exact else math.inf),
+        note="(detections - reference) / reference over all images; a failed one makes it worse by the fullest's",
+    )  # fmt: skip
+    yield Quantity(
+        "count_mae", "mean", answered, errors, better="lower", worst=max(fullest, float(errors.max(initial=0.0))),
+        target=target, strata=True, weigh="case", bounds=(0.0, fullest if exact else math.inf),
+        note="mean of |detections - reference| an image",
     )  # fmt: skip
     yield Quantity(
         "exact_count_share", "proportion", answered, (errors == 0).astype(np.float64), better="higher", worst=0.0,
@@ -63,7 +65,13 @@ def _counts(held: Found, target: str, tables: Tables) -> Iterator[Quantity]:
 
 
 def _relative(total: np.ndarray) -> float:
-    return float((total[0] - total[1]) / total[1]) if total[1] > 0 else math.nan
+    """Of detections, reference, and objects of failed images: these make it worse, whichever way it points."""
+    detected, reference, lost = (float(value) for value in total)
+    if detected > reference:
+        detected += lost
+    else:
+        reference += lost
+    return (detected - reference) / reference if reference > 0 else math.nan
 
 
 def _agreeing(held: Found, target: str, tables: Tables) -> Quantity:
@@ -91,8 +99,7 @@ def _empty_tiles(held: Found, target: str, params: Any, survey: dict[str, np.nda
     empty = known_empty(survey, len(held.cases))
     count = int(empty.sum())
     yield fact("known_empty_tiles", count, of="image", target=target, note="un-augmented and declared known_empty")
-    most = max(1.0, float(held.false.max(initial=0.0)))
-    events = np.concatenate([held.false, np.full(len(held.failed), most)])[empty]
+    events = np.concatenate([held.false, np.full(len(held.failed), held.alarms)])[empty]
     why = _too_few(count, params)
     note = "known-empty tiles; a failed one counts as the most seen in any image"
     tiles = np.stack([events, np.full(count, 1e-3)], axis=1)
@@ -136,10 +143,14 @@ def _projected(held: Found, target: str, params: Any, survey: dict[str, np.ndarr
         yield missing(metric, why, target=target)
         return
     share = float(params.empty_share)
-    declared = known_empty(survey, len(held.cases))[: held.answered]
+    every = known_empty(survey, len(held.cases))
+    declared = every[: held.answered]
     empty = declared if declared.any() else held.reference == 0
     full = held.reference > 0
-    parts = np.stack([held.right * full, held.false * full, full, held.false * empty, empty], axis=1)
+    parts = np.stack([held.right * full, held.false * full, full, held.false * empty, empty], axis=1).astype(np.float64)
+    # A failed tile has nothing right and the most false of any, among the empty ones where it is declared to be one.
+    of_full, of_empty = [0.0, held.alarms, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, held.alarms, 1.0]
+    lost = np.array([of_empty if is_empty else of_full for is_empty in every[held.answered :]])
 
     def project(total: np.ndarray) -> float:
         right, false, tiles, alarms, empties = total
@@ -151,9 +162,8 @@ def _projected(held: Found, target: str, params: Any, survey: dict[str, np.ndarr
 
     source = "known-empty tiles" if declared.any() else "tiles without a reference box, which nobody declared empty"
     yield Quantity(
-        metric, "statistic", held.cases[: held.answered], parts.astype(np.float64), better="higher", of="detection",
-        target=target, weigh="case", function=project, bounds=UNIT_RANGE,
-        withheld=_too_few(int(known_empty(survey, len(held.cases)).sum()), params),
+        metric, "statistic", held.cases, np.concatenate([parts, lost.reshape(-1, 5)]), better="higher", of="detection",
+        target=target, weigh="case", function=project, bounds=UNIT_RANGE, withheld=_too_few(int(every.sum()), params),
         note=f"precision when {100 * share:g} % of tiles are empty; false alarms on {source}",
     )  # fmt: skip
 
@@ -174,7 +184,6 @@ def _totals(held: Found, target: str, survey: dict[str, np.ndarray], tables: Tab
     yield fact("reference_sum", held.reference.sum(), of="object", target=target, note="sum over images, not animals")
     nothing = np.full(len(held.cases), "", dtype=object)
     chance, ground = survey.get("probability", nothing), survey.get("footprint", nothing)
-    answered = slice(0, held.answered)
     sample: Sample | str | None = None
     if not (ground == "disjoint").all() or (chance == "").any():
         sample = f"{_NOT_ANIMALS}: the sidecar does not declare for every tile that its footprint is disjoint and with "
@@ -188,15 +197,30 @@ def _totals(held: Found, target: str, survey: dict[str, np.ndarray], tables: Tab
     if sample is not None:
         yield from totals(held, target, sample, tables)
         return
+    yield from _expanded_totals(held, target, chance)
+
+
+def _expanded_totals(held: Found, target: str, chance: np.ndarray) -> Iterator[Quantity]:
+    """Totals of tiles whose probabilities are known and whose draw is not: flights stand for other flights."""
+    answered = slice(0, held.answered)
     share = np.array([float(text) for text in chance[answered]])
     for metric, counts, what in (
         ("animals_total", held.reference, "counted by the annotators"),
         ("animals_total_detected", held.detected, "detected"),
     ):
+        if len(held.failed):
+            why = f"{len(held.failed)} of {len(held.cases)} tiles have no count: they failed"
+            yield missing(metric, why, target=target)
+            continue
+        if (share == 1.0).all():
+            note = f"every tile was counted, no sampling error: animals {what}; {UNCORRECTED}"
+            yield fact(metric, counts.sum(), of="object", target=target, note=note)
+            continue
         yield Quantity(
             metric, "statistic", held.cases[answered], np.stack([counts / share, np.ones(len(share))], axis=1),
             of="object", target=target, weigh="case", function=_expanded(held.answered), bounds=(0.0, math.inf),
-            note=f"Horvitz-Thompson total of the animals {what}; {UNCORRECTED}",
+            note=f"Horvitz-Thompson total of the animals {what}; how tiles were drawn is not known: the interval takes "
+            f"the clusters for a sample of others; {UNCORRECTED}",
         )  # fmt: skip
 
 

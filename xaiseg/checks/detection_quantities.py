@@ -14,9 +14,9 @@ from xaiseg.checks.base import Quantity
 from xaiseg.checks.detection_rows import Found
 from xaiseg.checks.quantities import UNIT_RANGE
 from xaiseg.detection.curves import FROC_RATES, average_precision, final_recall, mean_over, sensitivity
-from xaiseg.detection.matching import THRESHOLDS
+from xaiseg.detection.matching import THRESHOLDS, reaches
 
-_FAILED: Final = "a failed image counts as one missed object"
+_FAILED: Final = "a failed image counts as the fullest one, with every object missed"
 
 
 def quantities(held: Found, target: str, params: Any) -> Iterator[Quantity]:
@@ -40,32 +40,39 @@ def rule_of(params: Any) -> str:
 def _at_threshold(held: Found, target: str, params: Any) -> Iterator[Quantity]:
     said = f"score >= {held.threshold:g}, {rule_of(params)}"
     images = np.concatenate([flat.object_image for flat in held.flats])
-    found = np.concatenate([flat.object_score >= held.threshold for flat in held.flats])
+    found = np.concatenate([reaches(flat.object_score, held.threshold) for flat in held.flats])
+    cases, values = _with_failed(held, held.cases[images], found, held.missed)
     yield Quantity(
-        "recall", "proportion", held.cases[images], found.astype(np.float64), better="higher", of="object", worst=0.0,
-        target=target, strata=True, weigh="case", note=f"{said}; {_FAILED}", bounds=UNIT_RANGE,
+        "recall", "proportion", cases, values, better="higher", of="object", target=target, strata=True, weigh="case",
+        note=f"{said}; {_FAILED}", bounds=UNIT_RANGE,
     )  # fmt: skip
-    shown = [(flat.score >= held.threshold) & (flat.found != -2) for flat in held.flats]
+    shown = [reaches(flat.score, held.threshold) & (flat.found != -2) for flat in held.flats]
     images = np.concatenate([flat.image[keep] for flat, keep in zip(held.flats, shown, strict=True)])
     right = np.concatenate([flat.found[keep] >= 0 for flat, keep in zip(held.flats, shown, strict=True)])
+    cases, values = _with_failed(held, held.cases[images], right, held.alarms)
     yield Quantity(
-        "precision", "proportion", held.cases[images], right.astype(np.float64), better="higher", of="detection",
-        worst=0.0, target=target, strata=True, weigh="case", bounds=UNIT_RANGE,
-        note=f"{said}; a failed image counts as one false detection; on these tiles, see projected_precision",
+        "precision", "proportion", cases, values, better="higher", of="detection",
+        target=target, strata=True, weigh="case", bounds=UNIT_RANGE,
+        note=f"{said}; a failed image counts as the most false ones of any; on these tiles, see projected_precision",
     )  # fmt: skip
     outcomes = np.stack([held.right, held.false, held.reference - held.right], axis=1)
-    outcomes = np.concatenate([outcomes, np.tile([0.0, 0.0, 1.0], (len(held.failed), 1))])
+    outcomes = np.concatenate([outcomes, np.tile([0.0, 0.0, held.missed], (len(held.failed), 1))])
     yield Quantity(
         "f1", "statistic", held.cases, outcomes, better="higher", of="object", target=target, function=_f1,
         weigh="case", note=f"{said}; {_FAILED}", bounds=UNIT_RANGE,
     )  # fmt: skip
-    most = max(1.0, float(held.false.max(initial=0.0)))
-    events = np.concatenate([held.false, np.full(len(held.failed), most)])
+    events = np.concatenate([held.false, np.full(len(held.failed), held.alarms)])
     yield Quantity(
         "false_positives_per_image", "rate", held.cases, np.stack([events, np.ones(len(events))], axis=1),
         better="lower", target=target, strata=True, weigh="case",
         note=f"{said}; a failed image counts as the most seen in any image",
     )  # fmt: skip
+
+
+def _with_failed(held: Found, cases: np.ndarray, values: np.ndarray, times: float) -> tuple[np.ndarray, np.ndarray]:
+    """Cases and values (0 or 1) with each failed image ``times`` times as a 0."""
+    lost = np.repeat(held.failed, int(times))
+    return np.concatenate([cases, lost]), np.concatenate([values.astype(np.float64), np.zeros(len(lost))])
 
 
 def _f1(total: np.ndarray) -> float:
@@ -88,13 +95,14 @@ def size_levels(edges: tuple[float, ...]) -> list[tuple[str, float, float]]:
 def _by_size(held: Found, target: str, params: Any) -> Iterator[Quantity]:
     images = np.concatenate([flat.object_image for flat in held.flats])
     sizes = np.concatenate([flat.object_size for flat in held.flats])
-    found = np.concatenate([flat.object_score >= held.threshold for flat in held.flats]).astype(np.float64)
+    found = np.concatenate([reaches(flat.object_score, held.threshold) for flat in held.flats])
     for name, low, high in size_levels(params.sizes):
         inside = (sizes >= low) & (sizes < high)
+        fullest = max(1, int(np.bincount(images[inside], minlength=1).max()))
+        cases, values = _with_failed(held, held.cases[images[inside]], found[inside], fullest if inside.any() else 0)
         yield Quantity(
-            "recall", "proportion", held.cases[images[inside]], found[inside], better="higher", of="object",
-            target=target, factor="size", level=name, weigh="case", bounds=UNIT_RANGE,
-            note="square root of the reference box's area; failed images have no known size and are left out",
+            "recall", "proportion", cases, values, better="higher", of="object", target=target, factor="size",
+            level=name, weigh="case", bounds=UNIT_RANGE, note=f"square root of the reference box's area; {_FAILED}",
         )  # fmt: skip
 
 

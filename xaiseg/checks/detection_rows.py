@@ -69,6 +69,7 @@ class Found:
         classes: their names.
         reference, detected, false, right: (answered,) float64 counts at the threshold, over the classes.
         km2: (answered,) float64, ground area, NaN where unknown.
+        least: objects that a failed image counts for at least: 1, or 0 where there is no object of this class at all.
     """
 
     cases: np.ndarray
@@ -81,45 +82,58 @@ class Found:
     false: np.ndarray
     right: np.ndarray
     km2: np.ndarray
+    least: float = 1.0
 
     @property
     def failed(self) -> np.ndarray:
         """Ids of the images that failed."""
         return self.cases[self.answered :]
 
+    @property
+    def missed(self) -> float:
+        """Objects that a failed image counts as missed: as many as the fullest image has, since nobody saw it."""
+        return max(self.least, float(self.reference.max(initial=0.0)))
+
+    @property
+    def alarms(self) -> float:
+        """False detections that a failed image counts as: the most of any image, at least one."""
+        return max(1.0, float(self.false.max(initial=0.0)))
+
     def pooled(self) -> Pool:
         """The detections of all classes together, by the check's rule."""
         parts = [flat.pool(OWN_RULE) for flat in self.flats]
         joined = [np.concatenate([getattr(part, name) for part in parts]) for name in ("image", "score", "hit", "void")]
-        return Pool(joined[0], joined[1], joined[2], joined[3], self._objects())
+        answered = (np.arange(len(self.cases)) < self.answered).astype(np.float64)
+        return Pool(joined[0], joined[1], joined[2], joined[3], self._objects(), answered=answered)
 
     def _objects(self) -> np.ndarray:
         total = np.sum([flat.objects for flat in self.flats], axis=0)
-        # A failed image is one missed object, not one a class.
-        total[self.answered :] = np.minimum(total[self.answered :], 1.0)
+        total[self.answered :] = self.missed  # not the fullest image of each class
         return np.asarray(total)
 
 
-def gathered(rows: pd.DataFrame, failed: Sequence[str], classes: Sequence[str], threshold: float) -> Found:
-    """Flattens the rows of these classes; a failed image counts as one missed object."""
+def gathered(
+    rows: pd.DataFrame, failed: Sequence[str], classes: Sequence[str], threshold: float, *, least: float = 1.0
+) -> Found:
+    """Flattens the rows of these classes; a failed image counts as the fullest one, with all of its objects missed."""
     chosen = rows[rows["target"].isin(classes)]
     answered = sorted(set(chosen["case"]))
     cases = np.array([*answered, *failed], dtype=object)
     place = {case: position for position, case in enumerate(answered)}
-    flats = tuple(_flat(chosen[chosen["target"] == name], place, len(cases)) for name in classes)
+    flats = tuple(_flat(chosen[chosen["target"] == name], place, len(cases), least) for name in classes)
     sums = chosen.groupby("case", sort=True)[["n_reference", "n_detected", "n_false", "n_found"]].sum()
     reference, detected, false, right = sums.to_numpy(dtype=np.float64).T if len(sums) else np.zeros((4, 0))
     km2 = chosen.groupby("case", sort=True)["km2"].first().to_numpy(dtype=np.float64)
-    return Found(cases, len(answered), threshold, flats, tuple(classes), reference, detected, false, right, km2)
+    return Found(cases, len(answered), threshold, flats, tuple(classes), reference, detected, false, right, km2, least)
 
 
-def _flat(rows: pd.DataFrame, place: dict[str, int], images: int) -> Flat:
+def _flat(rows: pd.DataFrame, place: dict[str, int], images: int, least: float) -> Flat:
     positions = np.array([place[case] for case in rows["case"]], dtype=np.int64)
     counts = np.array([len(scores) for scores in rows["score"]], dtype=np.int64)
     sizes = np.array([len(found) for found in rows["reference_size"]], dtype=np.int64)
     objects = np.zeros(images)
     objects[positions] = sizes
-    objects[len(place) :] = 1.0
+    objects[len(place) :] = max(least, float(objects.max(initial=0.0)))
     return Flat(
         image=np.repeat(positions, counts),
         score=_joined(rows["score"], np.float64),

@@ -20,7 +20,7 @@ from xaiseg.statistics.design_counts import Shares, standard_error, with_replace
 
 UNCORRECTED: Final = "neither availability nor missed animals are corrected"
 #: What tiles that were drawn by a detector's counts do to everything that is not weighted by their probabilities.
-UNEVEN: Final = "tiles with more detections were drawn more often, so that other figures describe these tiles alone"
+UNEVEN: Final = "some tiles were likelier to be drawn than others, so that other figures describe these tiles alone"
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def totals(held: Found, target: str, sample: Sample, tables: Tables) -> Iterator
     rows = tables.cases.set_index("case").loc[list(held.cases[: held.answered])]
     for factor in tables.facts.get("strata", ()):
         levels = rows[factor].to_numpy(dtype=object)
-        for level in sorted(set(levels)):
+        for level in sorted(set(levels) - {""}):  # what is not known is no group
             inside = np.where(levels == level, held.reference, 0.0)
             yield _total("animals_total", held, target, sample, inside, counted, factor=factor, level=level)
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from xaiseg.checks.base import Context, Quantity, Row, Tables, check
 from xaiseg.checks.quantities import UNIT_RANGE, failed_cases, missing
-from xaiseg.detection.matching import IGNORE, Matches, match
+from xaiseg.detection.matching import IGNORE, Matches, match, reaches
 from xaiseg.errors import SubjectError, UsageError
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _rows(case: Case, first: Boxes, second: Boxes, context: Context) -> Iterator
 def _above(boxes: Boxes, index: int, threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """(N, 4) boxes of a class at the operating threshold and (N,) their scores."""
     scores = np.asarray(boxes.scores, dtype=np.float64)
-    chosen = (np.asarray(boxes.labels) == index) & (scores >= threshold)
+    chosen = (np.asarray(boxes.labels) == index) & reaches(scores, threshold)
     return np.asarray(boxes.xyxy, dtype=np.float64)[chosen], scores[chosen]
 
 

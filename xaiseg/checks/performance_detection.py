@@ -20,7 +20,7 @@ from xaiseg.checks import detection_counts, detection_quantities
 from xaiseg.checks.base import Context, Quantity, Row, Tables, check
 from xaiseg.checks.detection_rows import ID, gathered
 from xaiseg.checks.quantities import fact, failed_cases, reference_rows
-from xaiseg.detection.matching import IGNORE, Matches, match
+from xaiseg.detection.matching import IGNORE, Matches, match, reaches
 from xaiseg.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -106,12 +106,6 @@ class PerformanceDetection:
         """Matches the detections with the reference, class by class."""
         if case.boxes is None:
             raise DataError("the image has no reference boxes", where=case.id)
-        known = case.boxes[case.boxes[:, 4] != IGNORE]
-        if case.ref.survey.get("known_empty") == "true" and len(known):
-            then = "Correct the sidecar or the boxes"
-            raise DataError(
-                "the sidecar says known_empty and the image has boxes", where=case.id, got=len(known), then=then
-            )
         threshold = float(context.facts["threshold"])
         for index, name in enumerate(context.facts["classes"]):
             found, table, objects = _matched(case.boxes, context.detections(), index, context.params)
@@ -126,7 +120,9 @@ class PerformanceDetection:
         every = tuple(tables.facts["classes"])
         classes = _seen(rows, every)
         for target in ("", *classes) if len(every) > 1 else ("",):
-            held = gathered(rows, failed, (target,) if target else classes or every, float(tables.facts["threshold"]))
+            own = (target,) if target else classes or every
+            least = 0.0 if target and not rows.loc[rows["target"] == target, "n_reference"].any() else 1.0
+            held = gathered(rows, failed, own, float(tables.facts["threshold"]), least=least)
             yield from detection_quantities.quantities(held, target, params)
             yield from detection_counts.quantities(held, target, params, tables)
         if len(every) > 1:
@@ -163,7 +159,7 @@ def _again(boxes: Boxes, index: int, order: np.ndarray) -> list[int] | None:
 
 
 def _row(case: Case, found: np.ndarray, table: Matches, objects: np.ndarray, threshold: float) -> Row:
-    shown = table.score >= threshold
+    shown = reaches(table.score, threshold)
     n_found, n_false = int((shown & (table.found >= 0)).sum()), int((shown & (table.found == -1)).sum())
     spacing = case.ref.spacing_mm
     scores = np.where(table.finder >= 0, np.append(table.score, 0.0)[table.finder], 0.0)
@@ -198,14 +194,15 @@ def _sizes(boxes: np.ndarray) -> np.ndarray:
 
 def _offer(context: Context, found: np.ndarray, table: Matches, objects: np.ndarray, threshold: float) -> None:
     """Places for the galleries: what was found, false, missed, and nearly detected."""
-    for box, score, object_ in zip(found, table.score.tolist(), table.found.tolist(), strict=True):
-        if score >= threshold and object_ != -2:
+    shown = reaches(table.score, threshold)
+    for box, score, object_, is_shown in zip(found, table.score.tolist(), table.found.tolist(), shown, strict=True):
+        if is_shown and object_ != -2:
             context.window("found" if object_ >= 0 else "false", -score, box)
     sizes = _sizes(objects).tolist()
     for box, size, finder, near in zip(objects, sizes, table.finder.tolist(), table.near.tolist(), strict=True):
-        if finder >= 0 and table.score[finder] >= threshold:
+        if finder >= 0 and shown[finder]:
             continue
-        if 0.0 < near < threshold:
+        if near > 0.0 and not reaches(np.array(near), threshold):
             context.window("near", -near, box)
         else:
             context.window("missed", -size, box)

@@ -22,7 +22,7 @@ from xaiseg.checks.quantities import UNIT_RANGE, fact, missing, reference_rows
 from xaiseg.checks.shortcut_asking import around
 from xaiseg.checks.shortcut_groups import grouped
 from xaiseg.checks.shortcut_reading import BOX_IOU, ignored_boxes, things_of
-from xaiseg.detection.matching import iou, match
+from xaiseg.detection.matching import iou, match, reaches
 from xaiseg.editing.regions import outlined
 from xaiseg.errors import UsageError
 from xaiseg.explainers.detection_level import fired_layer
@@ -102,11 +102,13 @@ class ShortcutLookalikes:
         bad = [one for one in every if one.overlap >= params.touching]
         for number, one in enumerate(bad, start=1):
             yield _row(context, f"bad box {number}", one)
-        false = [one for one in every if one.overlap < params.touching][: params.most]
+        alike = [one for one in every if one.overlap < params.touching]
+        false, more = alike[: params.most], alike[params.most :]
         if not false:
             return
         layer, note = (params.layer, "") if params.layer else _layer(context, case)
         if layer is None:
+            yield from (_row(context, f"look-alike {number}", one) for number, one in enumerate(false, start=1))
             yield {"status": "undefined", "reason": f"no layer to read: {note}"}
             return
         regions = tuple(_region(one.box, case.shape) for one in false)
@@ -122,6 +124,8 @@ class ShortcutLookalikes:
                 "layer": layer, "vector": pooled.vectors[number - 1].tolist(), "picture": pixels.ravel().tolist(),
                 "picture_width": pixels.shape[1],
             }  # fmt: skip
+        for number, one in enumerate(more, start=params.most + 1):  # counted, and not grouped
+            yield _row(context, f"look-alike {number}", one)
 
     def quantities(self, tables: Tables, params: Params) -> Iterable[Quantity]:
         """How many groups there are, how distinct, and how much of the false detections each holds."""
@@ -136,7 +140,8 @@ class ShortcutLookalikes:
         )  # fmt: skip
         found = grouped(rows, params, int(tables.facts.get("seed", 0)))
         if found is None:
-            yield missing("group_share", "every false detection overlaps an object")
+            all_bad = "every false detection overlaps an object"
+            yield missing("group_share", all_bad if bad.all() else "no layer was found whose answers could be grouped")
             return
         groups = len(found.central)
         yield fact("lookalikes", len(found.rows), of="detection", note="false detections that were grouped")
@@ -182,7 +187,7 @@ def _false(context: Context, case: Case) -> list[_False]:
         table = match(
             corners[mine], scores[mine], targets, ignored_boxes(case), rule=params.match, threshold=params.match_iou
         )
-        wrong = (table.found == -1) & (table.score >= threshold)
+        wrong = (table.found == -1) & reaches(table.score, threshold)
         for index in mine[table.order[wrong]]:
             overlap = float(iou(corners[index : index + 1], every).max(initial=0.0))
             found.append(_False(int(label), corners[index], float(scores[index]), overlap))

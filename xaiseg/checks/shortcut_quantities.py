@@ -128,12 +128,12 @@ def _effects(
     yield Quantity(
         metric, "mean", cases, lost(rows), better=better, of="object", worst=worst, factor=factor, level=level,
         weigh="case", bounds=DIFFERENCE, target=target, strata=True,
-        note=f"{note}; share of found objects that are lost, {_PAIRED}",
+        note=f"{note}; share of the found objects that were edited, at most a few an image, that are lost, {_PAIRED}",
     )  # fmt: skip
     yield Quantity(
         "relative_confidence_drop", "mean", cases, relative_drop(rows), better=better, of="object", worst=worst,
         factor=factor, level=level, weigh="case", bounds=DIFFERENCE, target=target,
-        note=f"{note}; share of the confidence in found objects that is lost, {_PAIRED}",
+        note=f"{note}; share of the confidence in the edited objects that is lost, {_PAIRED}",
     )  # fmt: skip
     yield Quantity(
         "confidence_drop", "mean", cases, drop(rows), of="object", factor=factor, level=level, weigh="case",
@@ -143,7 +143,7 @@ def _effects(
         yield Quantity(
             "flip_rate", "proportion", cases, rows[column].to_numpy(dtype=np.float64), of="object", factor=factor,
             level=name, weigh="case", bounds=UNIT_RANGE, target=target,
-            note=f"{note}; share of found objects that are lost, unpaired",
+            note=f"{note}; share of the edited objects that are lost, unpaired",
         )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from xaiseg.checks import masks
 from xaiseg.data.case import Case
-from xaiseg.detection.matching import IGNORE, match
+from xaiseg.detection.matching import IGNORE, match, reaches
 from xaiseg.editing.regions import bounds_of, moved, outlined
 from xaiseg.errors import DataError
 from xaiseg.subject import Boxes, Prediction
@@ -145,12 +145,14 @@ def read_boxes(
                 threshold=BOX_IOU if least is None else least,
             )  # fmt: skip
             if variant == 0:
-                false += int(((table.score >= threshold) & (table.found == -1)).sum())
+                false += int((reaches(table.score, threshold) & (table.found == -1)).sum())
             for index, finder in zip(own, table.finder.tolist(), strict=True):
                 score = float(table.score[finder]) if finder >= 0 else 0.0
                 if score > best[index].confidence:
-                    best[index] = Answer(score, float(table.iou[finder]), found=score >= threshold)
-    claim = None if where is None else _centre_in(corners[scores >= threshold], where)
+                    best[index] = Answer(
+                        score, float(table.iou[finder]), found=bool(reaches(np.array(score), threshold))
+                    )
+    claim = None if where is None else _centre_in(corners[reaches(scores, threshold)], where)
     return Reading(tuple(best), float(false), claim)
 
 

@@ -120,6 +120,8 @@ def read_coco(file: Path) -> Mapping[str, Any]:
     }
     for part, fields in needed.items():
         items = document.get(part) if isinstance(document, dict) else None
+        if isinstance(document, dict) and "detection_categories" in document:
+            raise UsageError("this file holds MegaDetector's predictions and no labels", where=file)
         if not isinstance(items, list):
             raise UsageError(f"this is no COCO file: it has no list '{part}'", where=file)
         for position, item in enumerate(items):

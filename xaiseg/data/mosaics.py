@@ -125,10 +125,9 @@ def _document(source: Path, folder: Path) -> tuple[Mapping[str, Any], bool]:
 
 
 def _write_table(path: Path, images: Sequence[Mapping[str, Any]]) -> None:
-    """What is known of tiles without labels; their ground is for `xaiseg screen --disjoint` to say."""
+    """What is known of tiles without labels."""
     rows = [
-        {"id": Path(image["file_name"]).stem}
-        | {key: value for key, value in image.items() if key not in _OF_COCO and value != "disjoint"}
+        {"id": Path(image["file_name"]).stem} | {key: value for key, value in image.items() if key not in _OF_COCO}
         for image in images
     ]
     with path.open("w", newline="", encoding="utf-8") as handle:

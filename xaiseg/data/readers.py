@@ -10,9 +10,9 @@ from typing import Final
 from xaiseg.data.base import READERS, Reader, list_digest
 from xaiseg.data.case import Case, CaseRef, Dataset, ImageSpec
 from xaiseg.data.entry import DataEntry
-from xaiseg.data.pixels import SUFFIXES
+from xaiseg.data.pixels import IGNORE, SUFFIXES
 from xaiseg.data.sidecar import CLUSTER_COLUMNS, read_sidecars
-from xaiseg.errors import UsageError, did_you_mean
+from xaiseg.errors import DataError, UsageError, did_you_mean
 from xaiseg.parameters import load_entry_points
 
 #: Module of each built-in reader; it is imported when it is asked for, so that extras stay optional.
@@ -88,9 +88,14 @@ def load_case(entry: DataEntry, ref: CaseRef, spec: ImageSpec) -> Case:
     """Loads one case; the same reference always gives the same case.
 
     Raises:
-        DataError: the case cannot be used, and why.
+        DataError: the case cannot be used, and why; also where it is declared to be empty and has boxes.
     """
-    return get_reader(entry.reader).load(entry, ref, spec)
+    case = get_reader(entry.reader).load(entry, ref, spec)
+    if ref.survey.get("known_empty") == "true" and case.boxes is not None and (case.boxes[:, 4] != IGNORE).any():
+        count = int((case.boxes[:, 4] != IGNORE).sum())
+        what = "the sidecar says known_empty and the image has boxes"
+        raise DataError(what, where=ref.id, got=count, then="Correct the sidecar or the boxes")
+    return case
 
 
 def entry_from_folder(path: Path) -> DataEntry:

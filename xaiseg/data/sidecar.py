@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from xaiseg.data.case import SURVEY
@@ -65,7 +65,11 @@ def _read(path: Path) -> Rows:
 def _csv(path: Path) -> list[dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as handle:
-            table = csv.DictReader(handle, restkey=_TOO_MANY)
+            first = handle.readline()
+            handle.seek(0)
+            # A spreadsheet separates by what the language of its computer uses.
+            between = next((mark for mark in ";\t" if mark in first and "," not in first), ",")
+            table = csv.DictReader(handle, restkey=_TOO_MANY, delimiter=between)
             rows = []
             for row in table:
                 if _TOO_MANY in row:
@@ -148,6 +152,8 @@ def chosen(
     lost = [id for id, row in rows.items() if id not in images and keep(row, entry.where)]
     if lost:
         then = "Add them (to the file of annotations, where there is one), or take their rows out"
+        if all(PurePosixPath(id).suffix and str(PurePosixPath(id).with_suffix("")) in images for id in lost[:3]):
+            then = "An id is the file name without its ending"
         raise UsageError("the sidecar names images that are not there", where=source, got=_few(lost), then=then)
     left = [id for id in images if id in rows and keep(rows[id], entry.where)] if entry.where else list(images)
     needed = wanted_columns(entry)

@@ -29,8 +29,9 @@ class Pool:
         score: (D,) float64.
         hit: (D,) bool: it finds an object.
         void: (D,) bool: it lies in an ignored region and does not count.
-        objects: (M,) float64, number of objects in each image; an image that failed has one, which is missed.
+        objects: (M,) float64, number of objects in each image; one that failed has as many as the fullest, all missed.
         seen: (M,) float64, those among them that are annotated; None = all.
+        answered: (M,) float64, 1, or 0 where an image failed and could show no false detection; None = all 1.
     """
 
     image: np.ndarray
@@ -39,6 +40,7 @@ class Pool:
     void: np.ndarray
     objects: np.ndarray
     seen: np.ndarray | None = None
+    answered: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Steps:
         weight: (J,) float64, weight of its image.
         false: (J, G) sparse, weighted false detections between the hit before and this one, by group.
         objects: (G,) weighted objects.
-        images: (G,) weighted images.
+        images: (G,) weighted images that gave an answer.
         seen: (G,) weighted objects that are annotated.
     """
 
@@ -92,7 +94,7 @@ def steps_of(
         weight=weight_of[image[hit]],
         false=sparse.csr_array(sparse.coo_array(cells, shape=shape)),
         objects=np.bincount(groups, weights * pool.objects[positions], count),
-        images=np.bincount(groups, weights, count),
+        images=np.bincount(groups, weights * (1.0 if pool.answered is None else pool.answered[positions]), count),
         seen=np.bincount(groups, weights * (pool.objects if pool.seen is None else pool.seen)[positions], count),
     )
 
@@ -151,7 +153,7 @@ def mean_over(
 ) -> Callable[[np.ndarray, np.ndarray, np.ndarray], Callable[[np.ndarray], float]]:
     """The mean of ``of`` over classes and thresholds, prepared for resampling.
 
-    Classes without an annotated object are left out, as in COCO: a failed image is a missed object of each class that
+    Classes without an annotated object are left out, as in COCO: a failed image has missed objects of each class that
     there is, and no class of its own.
 
     Args:

@@ -46,6 +46,15 @@ class Matches:
     near: np.ndarray
 
 
+def reaches(scores: np.ndarray, threshold: float) -> np.ndarray:
+    """Which scores stand at an operating threshold, in float32, as detectors answer: there 0.7 is 0.7 on both sides.
+
+    >>> reaches(np.float32([0.7, 0.69]).astype(np.float64), 0.7).tolist()
+    [True, False]
+    """
+    return np.asarray(np.asarray(scores, dtype=np.float32) >= np.float32(threshold))
+
+
 def match(
     boxes: np.ndarray,
     scores: np.ndarray,

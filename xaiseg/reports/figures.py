@@ -202,7 +202,7 @@ def absence(view: View) -> str:
 def missing_note(view: View, metrics: Sequence[str]) -> str:
     """Which quantities could not be formed and why, as one sentence; "" without any."""
     absent = [item for item in view.own() if item.missing and item.metric in metrics]
-    parts = [f"{metric_name(item.metric)} ({item.reason})" for item in absent]
+    parts = list(dict.fromkeys(f"{metric_name(item.metric)} ({item.reason})" for item in absent))
     return f" Not measured: {'; '.join(parts)}." if parts else ""
 
 

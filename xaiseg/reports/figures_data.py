@@ -16,7 +16,8 @@ def integrity(view: View) -> Story:
     if not counts:
         return Story(view.lead(absence(view)))
     bad = [i for i in counts if i.better == "lower" and i.value]
-    said = listed([f"{value_text(i)} {metric_name(i.metric)}" for i in bad], most=5)
+    words = {"all_empty_references": "no object in any reference"}  # 1 or 0, and no count
+    said = listed([words.get(i.metric, f"{value_text(i)} {metric_name(i.metric)}") for i in bad], most=5)
     failed = view.get("failed_images")
     share = f"; {both_text(failed)} of images failed" if failed is not None else ""
     answer = (f"found {said}" if bad else "no duplicates, leaks or unexpected labels were found") + share + "."

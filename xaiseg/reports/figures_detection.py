@@ -45,7 +45,9 @@ def detection(view: View) -> Story:
 
 def _answer(view: View, held: Found, recall: Estimate) -> str:
     total, found = int(held.reference.sum()), int(held.right.sum())
-    said = f"at its threshold of {held.threshold:g} the model finds {found} of {plural(total, 'animal')}: "
+    lost = recall.n_failed
+    where = f" of the {plural(held.answered, 'image')} that gave an answer; with {lost} failed" if lost else ""
+    said = f"at its threshold of {held.threshold:g} the model finds {found} of {plural(total, 'animal')}{where}: "
     said += f"{both_text(recall)} over {cluster_words(view.plan, recall.n_clusters)}"
     precision = view.get("precision")
     if precision is not None:

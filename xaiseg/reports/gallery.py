@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from markupsafe import Markup, escape
 
+from xaiseg.detection.matching import reaches
 from xaiseg.reports import svg
 from xaiseg.reports.gallery_boxes import box_marks
 from xaiseg.reports.numbers import number
@@ -238,7 +239,7 @@ def _box_page(item: EvidenceItem, words: tuple[str, str], side: int, threshold: 
     """The picture of a detector's case with its boxes upon it."""
     reference, detections = item.arrays["boxes:reference"], item.arrays["boxes:prediction"]
     shape = item.arrays["image"].shape[:2]
-    shown = detections[detections[:, 5] >= threshold]
+    shown = detections[reaches(detections[:, 5], threshold)]
     marks = box_marks(reference, shown, threshold, thick=max(shape) / 260)
     alt = f"{item.case}: {len(reference)} reference boxes, {len(shown)} detections at the threshold"
     uri = data_uri(item.arrays["image"], long_side=side)

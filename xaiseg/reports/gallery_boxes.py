@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from markupsafe import Markup, escape
 
+from xaiseg.detection.matching import iou, reaches
 from xaiseg.reports import svg
 from xaiseg.reports.numbers import number
 
@@ -77,7 +78,7 @@ def _window(item: EvidenceItem, kind: str, threshold: float) -> Window:
     target = arrays[f"object:{kind}"]
     detections = arrays[f"near-prediction:{kind}"]
     # What lies around the object is drawn thin; far below the threshold it would only clutter.
-    shown = detections[(detections[:, 5] >= threshold) | (_overlap(detections[:, :4], target) >= 0.5)][:40]
+    shown = detections[reaches(detections[:, 5], threshold) | (_overlap(detections[:, :4], target) >= 0.5)][:40]
     size = math.sqrt(max(0.0, float((target[2] - target[0]) * (target[3] - target[1])))) / scale
     score = -item.scores[next(name for name in item.scores if name.endswith(f"#{kind}"))]
     words = f"score {number(score, 2)}" if kind != "missed" else f"{number(size, 0)} px"
@@ -92,8 +93,6 @@ def _window(item: EvidenceItem, kind: str, threshold: float) -> Window:
 
 
 def _overlap(boxes: np.ndarray, target: np.ndarray) -> np.ndarray:
-    from xaiseg.detection.matching import iou
-
     return iou(boxes.astype(np.float64), target[None].astype(np.float64))[:, 0] if len(boxes) else np.zeros(0)
 
 
@@ -108,7 +107,7 @@ def box_marks(reference: np.ndarray, detections: np.ndarray, threshold: float, *
     """
     parts = []
     for x0, y0, x1, y1, _, score in detections.tolist():
-        dash = "" if score >= threshold else f"{0.8 * thick:.2f} {1.6 * thick:.2f}"
+        dash = "" if reaches(np.array(score), threshold) else f"{0.8 * thick:.2f} {1.6 * thick:.2f}"
         parts.append(_box((x0, y0, x1, y1), BOXES["prediction"], dash, thick))
     for x0, y0, x1, y1, label in reference.tolist():
         dash = f"{3.2 * thick:.2f} {2 * thick:.2f}"

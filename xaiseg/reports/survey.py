@@ -14,7 +14,7 @@ import numpy as np
 
 from xaiseg.checks.detection_rows import box_rows
 from xaiseg.checks.detection_totals import UNEVEN
-from xaiseg.detection.matching import IGNORE, iou
+from xaiseg.detection.matching import IGNORE, iou, reaches
 from xaiseg.estimate import Estimate
 from xaiseg.judge import Finding, Verdict
 from xaiseg.protocol import Requirement
@@ -155,7 +155,7 @@ def _animals(bias: float) -> str:
 
 def places(view: View) -> list[Place]:
     """Every group that a requirement on each group binds, in the order of the factors."""
-    held = [f for f in view.findings if f.requirement.stratum]
+    held = [f for f in view.findings if f.requirement.stratum and f.requirement.metric == "recall"]
     return [_place(f, view.estimates[id]) for f in held for id in f.members if id in view.estimates]
 
 
@@ -174,6 +174,8 @@ def _place(finding: Finding, item: Estimate) -> Place:
 
 def _where_words(view: View) -> str:
     held = places(view)
+    if not held and view.plan["facts"].get("strata"):
+        return "Not decided: the protocol asks of no group whether its animals are found (recall, stratum: each)."
     if not held:
         return "Not known: no column names habitat, sea state, glint or flying height (strata in model.yaml)."
     named = {
@@ -221,7 +223,7 @@ def mistakes(view: View) -> Mistakes | None:
 
 def _kinds(row: Mapping[Any, Any], objects: np.ndarray, classes: Sequence[str], threshold: float) -> Iterator[str]:
     """What lies below each false box of one image and class."""
-    wrong = (np.asarray(row["score"]) >= threshold) & (np.asarray(row["found"]) == -1)
+    wrong = reaches(row["score"], threshold) & (np.asarray(row["found"]) == -1)
     boxes = np.asarray(row["box"], dtype=np.float64).reshape(-1, 4)[wrong]
     real = objects[objects[:, 4] != IGNORE]
     if not len(real):
@@ -326,9 +328,9 @@ def _known_by_people(view: View) -> Iterator[tuple[str, str, str]]:
         yield "Pixel size on the ground", "column spacing_mm, 10 for 1 cm", "false positives a square kilometre"
     bias = view.get("count_bias")
     if bias is not None:
-        spread = range_text(bias, bias.interval)
+        spread = f" ({ends})" if (ends := range_text(bias, bias.interval)) else ""
         yield (
             "Share of animals out of sight when the camera passes (dives, haul-out), and a second annotator",
             "not from images like these",
-            f"a number of animals in place of boxes; the count error above ({spread}) holds neither",
+            f"a number of animals in place of boxes; the count error above{spread} holds neither",
         )

@@ -38,6 +38,8 @@ class Weights:
         data: what it was trained on, with licence and attribution.
         command: what made it, seed included; the printed log stands in docs/zoo/.
         result: what was measured, and on what.
+        classes: of a detector, what it finds.
+        threshold: the operating threshold of ``result``, chosen on validation data; None = not stated.
     """
 
     file: str
@@ -45,6 +47,8 @@ class Weights:
     data: str
     command: str
     result: str
+    classes: tuple[str, ...] = ()
+    threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -226,6 +230,14 @@ def check_shipped(path: Path) -> None:
             allowed=known[path.name],
             then="Install xaiseg again, or name a file of your own by its path",
         )
+
+
+def shipped(file: str) -> tuple[str, Weights] | None:
+    """The member and the record of weights that ship under this file name, with or without its ending."""
+    _load()
+    name = f"{file.removesuffix('.safetensors')}.safetensors"
+    held = ((key, one) for key, member in _REGISTRY.items() for one in member.card.weights)
+    return next(((key, one) for key, one in held if one.file == name), None)
 
 
 def _find(name: str) -> _Member:

@@ -201,6 +201,8 @@ _COMPACT: Final = Recipe(
                 "--seed 0",
                 result="AP50 0.705, recall 0.694 and precision 0.716 at 0.4 on 432 generated test tiles of 36 flights; "
                 "a false animal on 34 % of the empty tiles, mostly dark ice and rocks; docs/zoo/detector-compact.md",
+                classes=("seal",),
+                threshold=0.4,
             ),
             Weights(
                 "detector-compact-seals.safetensors",
@@ -212,6 +214,8 @@ _COMPACT: Final = Recipe(
                 result="AP50 0.862, recall 0.789 and precision 0.899 at 0.4 on 59 tiles of the flight that was left "
                 "out; over five flights, each left out once, AP50 0.859 (95 % interval 0.808 to 0.909); "
                 "docs/zoo/detector-compact.md",
+                classes=("seal",),
+                threshold=0.4,
             ),
         ),
     ),
