@@ -592,3 +592,18 @@ def test_the_operating_characteristic(n, above, passes, fails):
     slack = 4 * np.sqrt(passes * (1 - passes) / 250)
     assert shares["PASS"] == pytest.approx(passes, abs=slack)
     assert shares["FAIL"] == pytest.approx(fails, abs=slack)
+
+
+def test_detections_of_a_class_that_no_image_has_are_said():
+    sums = [
+        replace(fact(value), check="performance.detection", metric=metric, target=target)
+        for metric, target, value in [
+            ("detections_sum", "seal", 9.0),
+            ("reference_sum", "seal", 8.0),
+            ("detections_sum", "person", 3.0),
+            ("reference_sum", "person", 0.0),
+        ]
+    ]
+    _, overall = decided(need(), estimate(0.9, 0.01), *sums)
+    said = [caveat for caveat in overall.caveats if "count as false" in caveat]
+    assert said == ["3 detections of the class person, of which no image has an object, count as false"]
