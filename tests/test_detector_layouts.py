@@ -113,6 +113,16 @@ def test_end_to_end_rows_are_boxes_and_rows_of_zeros_are_none():
     assert len(empty.scores) == 0
 
 
+def test_end_to_end_rows_of_width_and_height_are_refused():
+    corners = torch.tensor([[60.0, 40, 80, 50, 0.9, 0], [50, 60, 60, 72, 0.8, 1], [2, 2, 12, 10, 0.7, 0]])
+    sides = torch.cat((corners[:, :2], corners[:, 2:4] - corners[:, :2], corners[:, 4:]), dim=1)
+    with pytest.raises(SubjectError, match=r"2 of 3 boxes end before they begin. Got: \[60.0, 40.0, 20.0, 10.0\]"):
+        read_answer(sides, layout="end2end", classes=K, size=SIZE)
+    one_turned = torch.cat((corners, sides[:1]))
+    (found,) = read_answer(one_turned, layout="end2end", classes=K, size=SIZE)
+    assert len(found.scores) == 4  # exports that clip nothing have such rows
+
+
 @pytest.mark.parametrize("layout", ["yolov8", "yolov5"])
 @pytest.mark.parametrize("wrap", ["dict", "tuple", "nested"])
 def test_prototypes_of_masks_are_found_beside_the_boxes(layout, wrap):

@@ -244,6 +244,10 @@ def test_a_function_may_return_rows_boxes_or_mappings():
         (lambda b: [{"boxes": np.zeros((1, 4)), "labels": [0]}], "without scores.*boxes, labels"),
         (lambda b: [{"boxes": np.zeros((2, 4)), "scores": [0.5], "labels": [0]}], "no detections"),
         (lambda b: [object()], "no detections.*object"),
+        (
+            lambda b: [{"boxes": np.zeros((1, 4)), "scores": [0.5], "labels": ["seal"]}],
+            r"the labels of these detections are no numbers. Got: \['seal'\]. Allowed: the index of a class",
+        ),
     ],
 )
 def test_what_a_function_must_not_return(answer, words):

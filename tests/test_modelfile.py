@@ -72,6 +72,7 @@ def test_facts_are_plain_and_hold_no_path(tmp_path):
         ("name: toy\n", "", 1, "'name' is missing"),
         ("channels: 3", "chanels: 3", 6, "'chanels' is not a key of input.*did you mean 'channels'"),
         ("value: 0.4", "vale: 0.4", 12, "'vale' is not a key of output.threshold.*did you mean 'value'"),
+        ("size: [64, 48]", "size: [64, 100000]", 8, "size.*less than or equal to 16384"),
         ("onnx: m.onnx", "onx: m.onnx", 4, "'onx' is not a key of source.*did you mean 'onnx'"),
         ("onnx: m.onnx", "onnx: m.onnx, zoo: x", 4, "exactly one of"),
         ("onnx: m.onnx", "weights: x", 4, "exactly one of.*none"),

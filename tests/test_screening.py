@@ -223,6 +223,8 @@ def test_tiles_that_cannot_be_read_are_named_and_never_drawn(world, tmp_path):
     assert {(row["count"], row["chance"], row["drawn"]) for row in lost} == {("", "0.0", "0")}
     assert sum(float(row["chance"]) for row in listed) == pytest.approx(1.0)
     assert lines[1].startswith("100 tiles could not be read and no total will hold: t0000")
+    screen(world / "model.yaml", tiles, plan=Screening(200, disjoint=True), out=tmp_path / "d.csv")
+    assert {row["footprint"] for row in rows_of(tmp_path / "d.csv")} == {""}  # so that the audit forms no total
     for path in tiles.glob("*.png"):
         path.write_bytes(b"broken")
     with pytest.raises(DataError, match="no tile could be read"):

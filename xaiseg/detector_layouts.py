@@ -302,8 +302,21 @@ def _end2end(values: Tensor, classes: int) -> list[Boxes]:
             got = [round(float(value), 3) for value in rows[int(wrong.int().argmax())]]
             allowed = f"x0, y0, x1, y1, a score of 0 to 1, a class index of 0 to {classes - 1}"
             raise SubjectError("a row is no detection", where="output.layout", got=got, allowed=allowed)
+        _refuse_sides(rows)
         found.append(Boxes(rows[:, :4], scores, labels))
     return found
+
+
+def _refuse_sides(rows: Tensor) -> None:
+    """Refuses x, y, width and height: a box far from the origin is wider and higher than that, so would end before it
+    begins. One or the other row may do so in exports that do not clip what they regress.
+    """
+    turned = (rows[:, 2] < rows[:, 0]) | (rows[:, 3] < rows[:, 1])
+    if 2 * int(turned.sum()) > len(rows):
+        got = [round(float(value), 1) for value in rows[int(turned.int().argmax()), :4]]
+        what = f"{int(turned.sum())} of {len(rows)} boxes end before they begin"
+        then = "This looks like x, y, width, height; export the corners"
+        raise SubjectError(what, where="output.layout", got=got, allowed="x0, y0, x1, y1 in pixels", then=then)
 
 
 _DECODERS: Final = {"yolox": _yolox, "yolov5": _yolov5, "yolov8": _yolov8, "fastestdet": _fastestdet}

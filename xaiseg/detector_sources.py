@@ -28,6 +28,7 @@ from xaiseg.weights import fit_weights
 #: Grey that the YOLO family fills up with, as a share of the range.
 YOLO_GREY: Final = 114 / 255
 #: Names of the arrays of one image, the usual one first.
+_NUMBERS: Final = {"labels": "the index of a class in classes: of model.yaml"}
 _NAMES: Final = {"xyxy": ("boxes", "xyxy"), "scores": ("scores",), "labels": ("labels",)}
 
 
@@ -226,6 +227,10 @@ def boxes_of(item: Any, *, first_label: int) -> Boxes:
 
 def _named(item: Mapping[str, Any], names: Sequence[str]) -> Tensor:
     found = next((value for name in names if (value := _array(item.get(name))) is not None), None)
+    if found is None and (named := next((name for name in names if item.get(name) is not None), None)):
+        what, got = f"the {named} of these detections are no numbers", repr(item[named])[:60]
+        raise SubjectError(what, where="output", got=got,
+                           allowed=_NUMBERS.get(named, "an array of numbers"))  # fmt: skip
     if found is None:
         raise SubjectError(f"detections without {names[0]}", where="output", got=", ".join(map(str, item)),
                            allowed="boxes, scores, labels")  # fmt: skip

@@ -182,25 +182,27 @@ def explain_image(
         DataError: the image cannot be used.
         SubjectError: the model does not offer what a named method needs.
     """
-    from xaiseg.explaining_manifest import asked_facts, make_folder, sources, write
+    from xaiseg.explaining_manifest import asked_facts, made_folder, sources, write
 
     for name in methods:
         get_explainer(name)
     params = parse_params(settings, methods or DEFAULT_METHODS)
-    make_folder(out)
-    session, described = open_session(model, image, seed=seed, device=device, detectors=True, dataset_mean=dataset_mean)
-    began = time.perf_counter()
-    asked = open_asked(session, target, reference, image=image, described=described)
-    pace = (time.perf_counter() - began) / max(session.forwards, 1)
-    chosen, skipped = _chosen(session, tuple(asked), methods)
-    # The first pass is slow, so where it makes the run look long a batch is timed.
-    long = tell is not None and _expected(chosen, params, pace, len(asked))
-    if tell and long and (expected := _expected(chosen, params, _pace_s(session), len(asked))):
-        tell(expected)
-    found = [_explanation(session, each.name, tuple(asked), params.get(each.name)) for each in chosen]
-    given = {"asked": target} if len(asked) > 1 else {}
-    facts = {**sources(described, image), **given, **asked_facts(session, asked), "seed": seed, "device": device}
-    return write(out, session, found, {**facts, "not_run": skipped})
+    with made_folder(out):
+        session, described = open_session(
+            model, image, seed=seed, device=device, detectors=True, dataset_mean=dataset_mean
+        )
+        began = time.perf_counter()
+        asked = open_asked(session, target, reference, image=image, described=described)
+        pace = (time.perf_counter() - began) / max(session.forwards, 1)
+        chosen, skipped = _chosen(session, tuple(asked), methods)
+        # The first pass is slow, so where it makes the run look long a batch is timed.
+        long = tell is not None and _expected(chosen, params, pace, len(asked))
+        if tell and long and (expected := _expected(chosen, params, _pace_s(session), len(asked))):
+            tell(expected)
+        found = [_explanation(session, each.name, tuple(asked), params.get(each.name)) for each in chosen]
+        given = {"asked": target} if len(asked) > 1 else {}
+        facts = {**sources(described, image), **given, **asked_facts(session, asked), "seed": seed, "device": device}
+        return write(out, session, found, {**facts, "not_run": skipped})
 
 
 def _pace_s(session: Session) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -29,8 +30,26 @@ if TYPE_CHECKING:
     from xaiseg.modelfile import ModelFile
 
 
-def make_folder(out: Path) -> None:
-    """Makes the folder before anything is computed.
+@contextmanager
+def made_folder(out: Path) -> Iterator[None]:
+    """Makes the folder before anything is computed, and takes it away again where nothing came of it.
+
+    Raises:
+        UsageError: it is a file, or cannot be made or written into.
+    """
+    was_there = out.exists()
+    _make(out)
+    try:
+        yield
+    except BaseException:
+        if not was_there:
+            with suppress(OSError):  # something lies in it, which is kept
+                out.rmdir()
+        raise
+
+
+def _make(out: Path) -> None:
+    """Makes the folder.
 
     Raises:
         UsageError: it is a file, or cannot be made or written into.
@@ -115,7 +134,7 @@ def slugs(targets: Sequence[Shown]) -> list[str]:
 
 
 def write(out: Path, session: Session, found: Sequence[Explanation], facts: Mapping[str, Any]) -> list[Path]:
-    """Writes pictures, maps and manifest into a folder that :func:`make_folder` made.
+    """Writes pictures, maps and manifest into a folder that :func:`made_folder` made.
 
     Returns:
         The written files, the pictures first and the manifest last.

@@ -22,6 +22,10 @@ SOURCES: Final[Mapping[str, Literal["required", "optional", "none"]]] = {
 }
 
 
+#: Pixels of a network's grid; more is a slip or wants tiles.
+Side = Annotated[int, Field(ge=1, le=16384)]
+
+
 class Part(BaseModel):
     """A mapping of model.yaml: unknown keys are refused."""
 
@@ -86,7 +90,7 @@ class Source(Part):
 class TileSpec(Part):
     """How a large image is cut into tiles for a detector."""
 
-    size: tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=32)]] = Field(description="[H, W] in pixels")
+    size: tuple[Annotated[Side, Field(ge=32)], Annotated[Side, Field(ge=32)]] = Field(description="[H, W] in pixels")
     overlap: Annotated[int, Field(ge=0)] = Field(
         64, description="pixels that neighbours share; at least the length of the largest animal"
     )
@@ -105,8 +109,8 @@ class InputSpec(Part):
     range: tuple[float, float] = (0.0, 1.0)
     mean: float | tuple[float, ...] = 0.0
     std: float | tuple[float, ...] = 1.0
-    size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = Field(
-        None, description="[H, W] of the network's grid; null = each image's own"
+    size: tuple[Side, Side] | None = Field(
+        None, description="[H, W] of the network's grid, at most 16384; null = each image's own"
     )
     channel_order: Literal["rgb", "bgr"] = Field(
         "rgb", description="order of the network's three channels; mean and std stand in this order"

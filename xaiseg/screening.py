@@ -229,6 +229,8 @@ def _drawn_rows(counted: Counted, chances: np.ndarray, times: np.ndarray, plan: 
         id = counted.refs[place].id
         once = {"draw_probability": float(chances[place])} if replaced else {}
         ground = {"footprint": "disjoint"} if plan.disjoint else {}
+        if counted.failed:  # some tiles had no chance of being drawn: the audit must form no total
+            ground = {"footprint": ""}
         own = {"count": int(counted.counts[place]), "probability": float(inside[place]), **once,
                "drawn": int(times[place]), "draws": plan.draws, **ground}  # fmt: skip
         rows.append({"id": id, **counted.rows.get(id, {}), **own})
@@ -273,11 +275,12 @@ def _said(
     if counted.failed:
         some = listed(sorted(counted.failed), most=3)
         lines.append(f"{plural(len(counted.failed), 'tile')} could not be read and no total will hold: {some}")
+        lines.append("so the column footprint is left empty and the audit forms no total; mend them and screen anew")
     lines.append(
         f"{plan.draws} draws hit {int((times > 0).sum())} tiles, listed in {out}: mark every animal on each of them, "
         "also where the detector saw none"
     )
-    if not plan.disjoint:
+    if not plan.disjoint and not counted.failed:
         lines.append(
             "the footprint is not declared: without the column footprint (disjoint on every row, or --disjoint here) "
             "there will be no total in animals"

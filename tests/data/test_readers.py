@@ -121,6 +121,14 @@ def test_a_folder_as_it_stands(tmp_path):
     assert open_dataset("test", entry, root=".", spec=GREY).n_clusters == 2
 
 
+def test_columns_with_capital_letters_are_known_as_well(tmp_path):
+    folder_of(tmp_path)
+    (tmp_path / "meta.csv").write_text("id,Flight,Habitat\na,1,ice\nb,1,water\nc,2,ice\n", encoding="utf-8")
+    entry = entry_from_folder(tmp_path)
+    assert (entry.cluster, entry.strata) == ("Flight", ("Habitat",))
+    assert open_dataset("test", entry, root=".", spec=GREY).n_clusters == 2
+
+
 def test_a_folder_that_is_none(tmp_path):
     with pytest.raises(UsageError, match=r"this is no data folder.*images/ and masks/"):
         entry_from_folder(tmp_path / "nowhere")

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from xaiseg.data.entry import DataEntry
-from xaiseg.data.sidecar import chosen, described, keep, read_sidecars, require_columns
+from xaiseg.data.files import Place
+from xaiseg.data.sidecar import chosen, described, keep, read_rows, read_sidecars, require_columns
 from xaiseg.errors import NothingToAudit, UsageError
 
 
@@ -131,6 +132,19 @@ def test_survey_columns_are_checked_and_joined():
     drawn = {"draw_probability": "0.01", "drawn": "2", "draws": "200"}
     assert described(DataEntry(path="d"), "a", drawn, "m")["survey"] == drawn
     assert described(DataEntry(path="d"), "a", {"known_empty": ""}, "m")["survey"] == {}
+
+
+def test_survey_columns_of_words_are_found_as_a_spreadsheet_writes_them():
+    row = {"Known_Empty ": "TRUE", "FOOTPRINT": "disjoint", "Drawn": "by hand", "Probability": "0.9"}
+    held = described(DataEntry(path="d"), "a", row, "m")["survey"]
+    assert held == {"known_empty": "true", "footprint": "disjoint"}  # numbers might be another matter of the same name
+
+
+def test_an_empty_list_of_sidecars_is_none(tmp_path):
+    (tmp_path / "meta.csv").write_text("id,flight\na,1\n", encoding="utf-8")
+    place = Place(tmp_path, tmp_path)
+    assert read_rows(DataEntry(path="."), place)[0] == {"a": {"flight": "1"}}
+    assert read_rows(DataEntry(path=".", meta=()), place) == ({}, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from xaiseg.data.cutting import cut_things
 from xaiseg.data.files import images_by_id
 from xaiseg.data.pixels import SUFFIXES
 from xaiseg.data.readers import labels_beside, labels_in
-from xaiseg.data.sidecar import CLUSTER_COLUMNS, read_sidecars
+from xaiseg.data.sidecar import CLUSTER_COLUMNS, read_sidecars, spelled
 from xaiseg.errors import DataError, UsageError
 
 #: Largest picture that is decoded as a whole, in megapixels: 1.2 GB of colour.
@@ -153,7 +153,7 @@ def _described(source: Path, images: Sequence[Mapping[str, Any]]) -> list[dict[s
         row = {column: value for column, value in held.get(stem, {}).items() if value and column not in _OF_THE_DRAW}
         if row.get("known_empty", "").lower() in ("false", "no", "0"):
             del row["known_empty"]  # a tile of a picture with animals may well have none
-        if not columns & set(CLUSTER_COLUMNS):
+        if not any(spelled(name, columns) for name in CLUSTER_COLUMNS):
             row["group"] = stem.replace("/", "_")
         if len(images) == 1:
             row.setdefault("footprint", "disjoint")

@@ -11,7 +11,7 @@ from xaiseg.data.base import READERS, Reader, list_digest
 from xaiseg.data.case import Case, CaseRef, Dataset, ImageSpec
 from xaiseg.data.entry import DataEntry
 from xaiseg.data.pixels import IGNORE, SUFFIXES
-from xaiseg.data.sidecar import CLUSTER_COLUMNS, read_sidecars
+from xaiseg.data.sidecar import CLUSTER_COLUMNS, read_sidecars, spelled
 from xaiseg.errors import DataError, UsageError, did_you_mean
 from xaiseg.parameters import load_entry_points
 
@@ -107,7 +107,7 @@ def entry_from_folder(path: Path) -> DataEntry:
     is read as such. Clusters come from the first of :data:`CLUSTER_COLUMNS` that meta.csv (or the images of a COCO
     file) has, else from the volume or the patient of a header, else every image stands for itself. Columns habitat,
     sea_state, glint and gsd_cm of meta.csv are strata where they have at most :data:`_MOST_LEVELS` values, and a column
-    spacing_mm is the size of a pixel.
+    spacing_mm is the size of a pixel. Capital letters do not matter.
 
     Boxes may also lie among their images, in a folder without images/, and a COCO file may be named itself.
 
@@ -132,9 +132,9 @@ def entry_from_folder(path: Path) -> DataEntry:
         from xaiseg.data.coco import image_columns, read_coco
 
         columns |= image_columns(read_coco(folder / (annotations or "annotations.json")))
-    cluster = next((column for column in CLUSTER_COLUMNS if column in columns), None)
-    strata = tuple(name for name in _SURVEY_STRATA if name in sidecar)
-    spacing = "spacing_mm" if "spacing_mm" in columns else None
+    cluster = next((own for name in CLUSTER_COLUMNS if (own := spelled(name, columns))), None)
+    strata = tuple(own for name in _SURVEY_STRATA if (own := spelled(name, sidecar)))
+    spacing = spelled("spacing_mm", columns)
     return DataEntry(
         reader=reader, path=str(folder), images=images, cluster=cluster, annotations=annotations, strata=strata,
         spacing_mm=spacing,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -34,7 +34,7 @@ def read_sidecars(paths: Sequence[Path]) -> Rows:
 
 
 def read_rows(entry: DataEntry, place: Place) -> tuple[Rows, Path]:
-    """The rows of an entry's sidecars, and the file or folder that messages name.
+    """The rows of an entry's sidecars (``meta: []`` = of none), and the file or folder that messages name.
 
     Raises:
         UsageError: as :func:`read_sidecars`.
@@ -43,7 +43,7 @@ def read_rows(entry: DataEntry, place: Place) -> tuple[Rows, Path]:
         meta = place.base / "meta.csv"
         return (read_sidecars([meta]), meta) if meta.is_file() else ({}, place.base)
     paths = [place.find(name) for name in entry.sidecars]
-    return read_sidecars(paths), paths[0]
+    return read_sidecars(paths), paths[0] if paths else place.base
 
 
 def _read(path: Path) -> Rows:
@@ -184,8 +184,24 @@ def described(entry: DataEntry, id: str, row: Mapping[str, str], source: object)
         "cluster": cluster,
         "strata": {factor: row[factor] for factor in entry.strata},
         "spacing_mm": _spacing(entry, id, row, source),
-        "survey": {name: _survey(name, row[name], id, source) for name in SURVEY if row.get(name)},
+        "survey": {name: _survey(name, value, id, source) for name in SURVEY if (value := _held(row, name))},
     }
+
+
+def _held(row: Mapping[str, str], name: str) -> str:
+    """The value of a survey column. Those that hold words are found in any case, as spreadsheets write them."""
+    column = spelled(name, row) if name in _WORDS else name
+    return row.get(column or name, "")
+
+
+def spelled(name: str, columns: Iterable[str]) -> str | None:
+    """The column of a known name as the table spells it, or None.
+
+    >>> spelled("flight", ["id", "Flight "]), spelled("flight", ["Flight", "flight"]), spelled("flight", ["id"])
+    ('Flight ', 'flight', None)
+    """
+    found = [column for column in columns if column.strip().lower() == name]
+    return name if name in found else min(found, default=None)
 
 
 _WORDS: Final[Mapping[str, Mapping[str, str]]] = {
