@@ -8,7 +8,9 @@ from itertools import pairwise
 import pytest
 
 from tests.reports.fake_run import SCRIPT
+from xaiseg.estimate import Estimate
 from xaiseg.reports.html import MOST_BYTES, report_html
+from xaiseg.reports.page import page_context
 
 VOID = {"meta", "br", "img", "link", "hr", "input"}
 
@@ -133,12 +135,36 @@ def test_page_1_names_use_limits_and_caveats(page, context):
         assert caveat[1:] in words
 
 
-def test_print_unfolds_details_and_drops_what_print_engines_do_not_know(context):
+def test_print_has_an_appendix_of_all_numbers_and_drops_what_print_engines_do_not_know(context):
     paper = report_html(context, paper="tagged")
-    assert "<details>" not in paper
-    assert paper.count("<details open>") > 3
+    assert "<details" not in paper
+    appendix = paper.index('id="numbers"')
+    assert appendix > paper.index('id="sign-off"')
+    with_numbers = [section for section in context["sections"] if section.details]
+    assert len(with_numbers) > 3
+    for section in with_numbers:
+        assert f'href="#numbers-{section.anchor}"' in paper[:appendix]
+        assert f'id="numbers-{section.anchor}"' in paper[appendix:]
+        assert all(f'<tr id="{row.anchor}">' in paper[appendix:] for row in section.details)
+    assert 'id="numbers"' not in report_html(context)
     assert "@media screen" not in paper
     assert "Untagged" in report_html(context, paper="untagged")
+
+
+def test_a_note_stands_once_and_a_reason_wherever_it_is_not_that_of_the_row_above(material):
+    words = [("", "per image"), ("", "per image"), ("too few", "per image"), ("too few", "per image"),
+             ("", "per object"), ("", ""), ("too few", "per object"), ("", "per image")]  # fmt: skip
+    made = [
+        Estimate(f"data.integrity/m{n}", "data.integrity", f"m{n}", "mean", 0.5, None, reason=reason, note=note)
+        for n, (reason, note) in enumerate(words)
+    ]
+    section = next(
+        item
+        for item in page_context(dataclasses.replace(material, estimates={item.id: item for item in made}))["sections"]
+        if item.check == "data.integrity"
+    )
+    told = [row.remark for row in section.details]
+    assert told == ["per image", "", "too few", "", "per object", "", "too few", "per image"]
 
 
 def test_a_model_name_cannot_leave_the_style_sheet(context):

@@ -2,7 +2,7 @@ import re
 
 import numpy as np
 
-from xaiseg.reports.readouts import Bar, MapRow, Tile, feature_bars, map_rows
+from xaiseg.reports.readouts import Bar, MapRow, PictureTile, Tile, feature_bars, map_rows, picture_rows
 
 FEATURES = [("one", "a"), ("two", "b")]
 HEADS = {"x": "by x", "y": "by y"}
@@ -55,3 +55,20 @@ def test_the_outline_lies_where_the_prediction_lies():
     side = (680 - 8) / 2
     assert np.allclose(numbers.min(axis=0) / side, (0.4, 0.2), atol=0.06)
     assert np.allclose(numbers.max(axis=0) / side, (0.8, 0.6), atol=0.06)
+
+
+def test_rows_of_pictures_may_stand_side_by_side():
+    tile = PictureTile("as it is", np.full((8, 8), 99, np.uint8))
+    rows = [(f"row {n}", [tile] * 3) for n in range(3)]
+    depths = [float(re.search(r'viewBox="0 0 [\d.]+ ([\d.]+)"', str(picture))[1])
+              for picture in (picture_rows(rows, "x"), picture_rows(rows, "x", abreast=2))]  # fmt: skip
+    assert depths[1] < 0.67 * depths[0]
+    places = [
+        (float(x), float(y))
+        for x, y in re.findall(
+            r'x="([\d.]+)" y="([\d.]+)"[^>]*font-weight[^>]*>row', str(picture_rows(rows, "x", abreast=2))
+        )
+    ]
+    assert len({y for _, y in places}) == 2
+    assert places[0][1] == places[1][1]
+    assert places[0][0] == places[2][0] < places[1][0]

@@ -220,7 +220,7 @@ def _pictures(view: View, telling: str) -> Plot | None:
         f"{plural(len(drawn), 'image')} of {len(held)} with {telling}, drawn at random: the surroundings of the object "
         "as they are, in the edit, and in the sham, in grey."
     )
-    return Plot(picture_rows(drawn, alt), "", how)
+    return Plot(picture_rows(drawn, alt, abreast=2), "", how)
 
 
 def _seed(view: View) -> int:

@@ -264,7 +264,7 @@ def _section(
         question=known.question if known is not None else check,
         told=_told(view, warnings),
         lines=tuple(lines[f.requirement.id] for f in chosen),
-        details=_without_echo([_detail(estimate, material.plan, anchors) for estimate in own]),
+        details=_details(own, material.plan, anchors),
     )
 
 
@@ -286,10 +286,16 @@ def _told(view: View, warnings: list[str]) -> Story:
         return plain_story(view)
 
 
-def _without_echo(rows: Sequence[Detail]) -> tuple[Detail, ...]:
-    """The rows; a remark that repeats the one above is left out."""
-    above = ["", *(row.remark for row in rows)]
-    return tuple(replace(row, remark="") if row.remark == last else row for row, last in zip(rows, above, strict=False))
+def _details(items: Sequence[Estimate], plan: Mapping[str, Any], anchors: Mapping[str, str]) -> tuple[Detail, ...]:
+    """A row each; what a remark says in the words of a row above is left out: notes until another comes, reasons of
+    the row before.
+    """
+    rows, note, remark = [], "", ""
+    for item in items:
+        row = _detail(replace(item, note="") if item.note == note else item, plan, anchors)
+        rows.append(replace(row, remark="") if row.remark == remark else row)
+        note, remark = item.note or note, row.remark
+    return tuple(rows)
 
 
 def _home(finding: Finding, *, grouped: bool) -> str:

@@ -220,23 +220,31 @@ class PictureTile:
     below: tuple[str, ...] = ()
 
 
-def picture_rows(rows: Sequence[tuple[str, Sequence[PictureTile]]], alt: str) -> Markup:
+def picture_rows(rows: Sequence[tuple[str, Sequence[PictureTile]]], alt: str, *, abreast: int = 1) -> Markup:
     """Rows of pictures of one width, each row under its heading.
 
     Args:
         rows: (heading, tiles).
         alt: what the picture shows, for those who do not see it.
+        abreast: how many of the rows stand side by side.
     """
-    columns = max(_FEWEST_COLUMNS, *(len(tiles) for _, tiles in rows))
-    width = (WIDTH - _GAP * (columns - 1)) / columns
+    each = max(len(tiles) for _, tiles in rows)
+    columns = max(_FEWEST_COLUMNS, each * abreast)
+    between = 2 * _GAP * (abreast - 1)  # what keeps neighbours apart beyond the gap of their pictures
+    width = (WIDTH - _GAP * (columns - 1) - between) / columns
+    span = WIDTH if abreast == 1 else each * (width + _GAP) + 2 * _GAP
     parts: list[str] = []
     y = 0.0
-    for heading, tiles in rows:
-        parts.append(svg.text(0, y + 14, svg.fitted(heading, WIDTH, size=13), size=13, bold=True))
-        heights = [_height(tile, width) for tile in tiles]
-        for index, (tile, height) in enumerate(zip(tiles, heights, strict=True)):
-            parts += _picture_tile(tile, index * (width + _GAP), y + 20, width, height)
-        y += max(heights) + 40 + 14 * max(len(tile.below) for tile in tiles) + 12
+    for start in range(0, len(rows), abreast):
+        depths = []
+        for place, (heading, tiles) in enumerate(rows[start : start + abreast]):
+            x = place * span
+            parts.append(svg.text(x, y + 14, svg.fitted(heading, span - _GAP, size=13), size=13, bold=True))
+            heights = [_height(tile, width) for tile in tiles]
+            for index, (tile, height) in enumerate(zip(tiles, heights, strict=True)):
+                parts += _picture_tile(tile, x + index * (width + _GAP), y + 20, width, height)
+            depths.append(max(heights) + 40 + 14 * max(len(tile.below) for tile in tiles) + 12)
+        y += max(depths)
     return svg.svg(WIDTH, y, alt, parts)
 
 
