@@ -273,3 +273,22 @@ def test_the_page_runs(repository):
     outcome = doctest.testfile(str(page), module_relative=False, encoding="utf-8")
     assert outcome.attempted >= 4
     assert outcome.failed == 0
+
+
+def test_the_same_tile_on_white_dull_and_no_ice_differs_in_nothing_but_the_ice():
+    spec, seen = SceneSpec(flights=3), 0
+    for index in range(12):
+        bright, dull, none = (scene_case(spec, index, ice=paint) for paint in ("bright", "dull", "none"))
+        for other in (dull, none):
+            assert (other.boxes == bright.boxes).all()
+            assert (other.masks == bright.masks).all()
+            assert (other.grounds, other.lookalikes) == (bright.grounds, bright.lookalikes)
+        for mask, ground in zip(bright.masks, bright.grounds, strict=True):
+            inside = ndimage.binary_erosion(mask, iterations=2)
+            if ground != "water" and inside.any():
+                assert (dull.image[inside] == bright.image[inside]).all()
+                assert (none.image[inside] == bright.image[inside]).all()
+                seen += 1
+                ring = ndimage.binary_dilation(mask, iterations=5) & ~ndimage.binary_dilation(mask, iterations=2)
+                assert bright.image[ring].mean() > dull.image[ring].mean()
+    assert seen > 5

@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from xaiseg.data.scenes_compose import Conditions, Drawing, compose
+from xaiseg.data.scenes_compose import Conditions, Drawing, Ice, compose
 from xaiseg.seeds import generator
 
 Split = Literal["train", "validation", "test"]
@@ -137,12 +137,13 @@ def scene_list(spec: SceneSpec) -> tuple[Tile, ...]:
     return tuple(tiles)
 
 
-def scene_case(spec: SceneSpec, index: int) -> Drawing:
+def scene_case(spec: SceneSpec, index: int, *, ice: Ice = "own") -> Drawing:
     """Makes one tile.
 
     Args:
         spec: the set.
         index: position in :func:`scene_list`.
+        ice: what its floes are painted as, see :func:`xaiseg.data.scenes_compose.compose`.
 
     >>> scene = scene_case(SceneSpec(), 3)
     >>> scene.image.shape, scene.image.dtype.name, scene.boxes.shape[1], scene.masks.shape[1:]
@@ -151,7 +152,7 @@ def scene_case(spec: SceneSpec, index: int) -> Drawing:
     tile = scene_list(spec)[index]
     rng = generator(spec.seed, f"scenes/{spec.world}/{spec.split}/picture", tile.id)
     agreement = 0.5 if spec.shortcut is None else spec.shortcut.correlation
-    return compose(tile.conditions, rng, spec.size, agreement=agreement)
+    return compose(tile.conditions, rng, spec.size, agreement=agreement, ice=ice)
 
 
 def write_scenes(spec: SceneSpec, folder: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -12,6 +12,8 @@ from xaiseg.data.scenes_canvas import WATERS, Canvas, Floe
 from xaiseg.data.scenes_things import Pose
 
 Ground = Literal["bright floe", "dull floe", "water"]
+#: What the ice of a tile is painted as: as it was drawn, all of it white, all of it dull, or as the water below.
+Ice = Literal["own", "bright", "dull", "none"]
 
 #: Less of an animal than this is an ignored region: neither a hit nor a miss.
 VISIBLE: Final = 0.25
@@ -76,7 +78,9 @@ class Drawing:
     lookalikes: tuple[tuple[str, tuple[float, float, float, float]], ...]
 
 
-def compose(tile: Conditions, rng: np.random.Generator, size: tuple[int, int], *, agreement: float) -> Drawing:
+def compose(
+    tile: Conditions, rng: np.random.Generator, size: tuple[int, int], *, agreement: float, ice: Ice = "own"
+) -> Drawing:
     """Draws a tile.
 
     Args:
@@ -84,11 +88,13 @@ def compose(tile: Conditions, rng: np.random.Generator, size: tuple[int, int], *
         rng: seeded generator.
         size: (H, W) in pixels.
         agreement: probability that a floe is bright exactly when it carries an animal; 0.5 = no relation.
+        ice: "bright", "dull" and "none" draw one tile three times: nothing but the paint of its floes differs. That
+            tile is not the one of "own", whose floes are painted from the same random numbers as all else.
     """
     water = {"floes": "clear", "brash": "deep"}.get(tile.habitat, tile.habitat)
     canvas = Canvas(size, tile.gsd_cm, _varied(rng, WATERS[water]), tile.sun)
     canvas.add_water(rng, tile.sea_state if tile.world == "cetaceans" else tile.sea_state // 2)
-    painter = _Painter(canvas, rng, tile, agreement)
+    painter = _Painter(canvas, rng, tile, agreement, ice, np.zeros_like(canvas.land))
     if tile.world == "seals":
         painter.ice()
     for _ in range(int(rng.poisson(0.9 if tile.animals else 1.6))):
@@ -107,6 +113,8 @@ class _Painter:
     rng: np.random.Generator
     tile: Conditions
     agreement: float
+    paint: Ice
+    gone: np.ndarray
     free: list[Floe] = field(default_factory=list)
     taken: list[tuple[float, float, float]] = field(default_factory=list)
     plan: list[tuple[Ground, Floe | None]] = field(default_factory=list)
@@ -128,7 +136,18 @@ class _Painter:
                 self.free.append(floe)
         floes = {id(floe): floe for _, floe in self.plan if floe is not None} | {id(floe): floe for floe in self.free}
         for floe in floes.values():
-            self.canvas.add_floe(rng, floe)
+            self._add_floe(floe)
+
+    def _add_floe(self, floe: Floe) -> None:
+        if self.paint == "own":
+            self.canvas.add_floe(self.rng, floe)
+            return
+        (own,) = self.rng.spawn(1)  # how many numbers a floe takes depends on its colour
+        canvas, before = self.canvas, (self.canvas.pixels.copy(), self.canvas.land.copy())
+        canvas.add_floe(own, replace(floe, bright=self.paint != "dull"))
+        if self.paint == "none":  # where it lay stays taken, so that all else is drawn in the same places
+            self.gone = np.maximum(self.gone, canvas.land)
+            canvas.pixels, canvas.land = before
 
     def _ground_of_animal(self) -> tuple[Ground, Floe | None]:
         # In the water is "not on a bright floe", so its share shrinks as cue and animal agree.
@@ -192,7 +211,7 @@ class _Painter:
         floe = self._new_floe(bright=bright)
         if floe is not None:
             self.free.append(floe)
-            self.canvas.add_floe(rng, floe)
+            self._add_floe(floe)
         return floe
 
     def add_animal(self) -> None:
@@ -227,7 +246,7 @@ class _Painter:
         for _ in range(12):
             if floe is None:
                 y, x = self.rng.uniform(0, height), self.rng.uniform(0, width)
-                clear = self.canvas.land[int(y), int(x)] < 0.4
+                clear = max(self.canvas.land[int(y), int(x)], self.gone[int(y), int(x)]) < 0.4
             else:
                 reach, angle = 0.5 * floe.radius * self.rng.random() ** 0.5, self.rng.uniform(0, 2 * np.pi)
                 y, x = floe.y + reach * np.sin(angle), floe.x + reach * np.cos(angle)
