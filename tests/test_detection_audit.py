@@ -9,7 +9,11 @@ import pytest
 
 import xaiseg
 from tests.detection_worlds import survey
+from xaiseg import pipeline
+from xaiseg.errors import UsageError
 from xaiseg.judge import Verdict
+from xaiseg.plan import Options
+from xaiseg.protocol import load_protocol
 from xaiseg.run import RunDirectory
 
 
@@ -100,3 +104,28 @@ def test_an_image_that_fails_alone_is_no_empty_image(tmp_path):
     assert lost["detections"] is None
     assert lost["failure"]
     assert np.isfinite(estimate(run, "ap50").value)
+
+
+def test_the_share_of_empty_tiles_is_an_option_and_part_of_the_plan(audited, tmp_path):
+    _, run = audited
+    assert "--empty-share" in estimate(run, "projected_precision").reason
+    again = xaiseg.audit(run.plan()["model"]["path"], "ecology", out=tmp_path / "run", pdf=False, empty_share=0.99)
+    other = RunDirectory(again.run)
+    assert estimate(other, "projected_precision").value < estimate(other, "precision").value
+    assert other.plan()["key"] != run.plan()["key"]
+    with pytest.raises(UsageError, match="no share of empty images"):
+        xaiseg.audit(run.plan()["model"]["path"], "ecology", out=tmp_path / "no", empty_share=1.0)
+
+
+def test_what_was_left_out_and_put_together_is_said(tmp_path):
+    path = survey(tmp_path / "world", flights=8)
+    file = tmp_path / "world" / "data" / "annotations.json"
+    document = json.loads(file.read_text(encoding="utf-8"))
+    for number, image in enumerate(document["images"]):
+        image["augmented"] = number % 8 == 1
+        image["flight"] = "" if number % 8 == 0 else image["group"]
+    file.write_text(json.dumps(document), encoding="utf-8")
+    opened = pipeline.open_model(path, data={"test": file.parent})
+    said = pipeline.draft(opened, load_protocol("ecology"), Options()).document["assumptions"]
+    assert "Images whose flight is blank (5) are taken together as one." in said
+    assert "Of the images that are listed only those with augmented = false are audited (`where:`)." in said

@@ -171,6 +171,22 @@ def test_references_of_all_formats_tell_true_false_and_missed_apart(world, tmp_p
     np.testing.assert_allclose([each["box"] for each in targets], boxes, atol=0.01)
 
 
+def test_a_kind_that_the_image_does_not_have_is_left_out_beside_others(world, tmp_path):
+    one = {**COCO, "annotations": [{**COCO["annotations"][0], "bbox": [8, 16, 8, 8]},
+                                   {**COCO["annotations"][0], "id": 77, "bbox": [40, 24, 8, 8]}]}  # fmt: skip
+    (world / "both.json").write_text(json.dumps(one), encoding="utf-8")
+    said = []
+    explain_image(world / "model.yaml", world / "tile.png", methods=["occlusion"], target=["tp", "fp", "fn"],
+                  reference=world / "both.json", out=tmp_path / "out", tell=said.append)  # fmt: skip
+    manifest = manifest_of(tmp_path / "out")
+    assert {each["role"] for each in manifest["targets"]} == {"true positive"}
+    assert set(manifest["not_run"]) == {"target fp", "target fn"}
+    assert any("this image has no fp" in line for line in said)
+    with pytest.raises(UsageError, match="this image has no fp"):
+        explain_image(world / "model.yaml", world / "tile.png", methods=["occlusion"], target=["fp", "fn"],
+                      reference=world / "both.json", out=tmp_path / "none")  # fmt: skip
+
+
 @pytest.mark.parametrize(("ending", "text"), [("xml", VOC), ("txt", YOLO)])
 def test_the_named_reference_is_read_and_no_other_beside_it(world, tmp_path, ending, text):
     (world / f"mine.{ending}").write_text(text, encoding="utf-8")

@@ -58,6 +58,10 @@ ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="Threads of
 JsonOption = Annotated[str | None, typer.Option("--json", help="Also write audit.json here; - is standard output.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 PdfOption = Annotated[bool, typer.Option("--pdf/--no-pdf", help="Also write report.pdf.")]
+EmptyOption = Annotated[
+    float | None,
+    typer.Option("--empty-share", help="Detectors: share of images without an animal in your survey, e.g. 0.99."),
+]
 AllowOption = Annotated[bool, typer.Option("--allow-insufficient", help="Exit 0 in place of 3.")]
 
 
@@ -141,6 +145,7 @@ def audit(
     protocol: ProtocolOption = "clinical",
     data: DataOption = None,
     data_root: RootOption = None,
+    empty_share: EmptyOption = None,
     out: OutOption = None,
     limit: LimitOption = None,
     engine: Annotated[
@@ -165,6 +170,7 @@ def audit(
             protocol,
             data=_pairs(data),
             data_root=data_root,
+            empty_share=empty_share,
             out=out,
             limit=limit,
             engine=engine,
@@ -225,6 +231,7 @@ def plan(
     protocol: ProtocolOption = "clinical",
     data: DataOption = None,
     data_root: RootOption = None,
+    empty_share: EmptyOption = None,
     limit: LimitOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -235,7 +242,7 @@ def plan(
     from xaiseg.protocol import load_protocol
 
     resolved = load_protocol(protocol)
-    opened = pipeline.open_model(model, data=_pairs(data), data_root=data_root)
+    opened = pipeline.open_model(model, data=_pairs(data), data_root=data_root, empty_share=empty_share)
     drafted = pipeline.draft(opened, resolved, Options(limit=limit, seed=seed, device=device))
     for line in describe_plan(drafted, resolved):
         _say(line)

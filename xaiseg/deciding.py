@@ -20,6 +20,7 @@ from xaiseg.statistics.planning import more_needed
 
 Word = Literal["pass", "fail", "insufficient", "not_run"]
 _DOES: Final = {"pass": "meets the bound of", "fail": "fails the bound of", "insufficient": "leaves open the bound of"}
+HOLM: Final = ", but not after Holm's correction"
 _WORDS: Final = {"pass": "pass", "fail": "fail", "insufficient": "cannot tell"}
 
 
@@ -337,8 +338,7 @@ def _undecided(rulings: Sequence[Ruling], members: tuple[str, ...], requirement:
     open_ones = [ruling for ruling in rulings if ruling.word != "pass"]
     valued = [ruling for ruling in open_ones if ruling.estimate is not None and ruling.estimate.value is not None]
     worst = max(valued or open_ones, key=lambda ruling: _badness(ruling, requirement))
-    holm = ", but not after Holm's correction"
-    named = "; ".join(f"{_name(one)}: {one.reason}{holm if one.word == 'fail' else ''}" for one in open_ones)
+    named = "; ".join(f"{_name(one)}: {one.reason}{HOLM if one.word == 'fail' else ''}" for one in open_ones)
     neediest = max(open_ones, key=lambda ruling: ruling.more or 0)
     settles = all(ruling.more is not None for ruling in open_ones)
     ways = {ruling.leans for ruling in open_ones}

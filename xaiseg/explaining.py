@@ -192,7 +192,10 @@ def explain_image(
             model, image, seed=seed, device=device, detectors=True, dataset_mean=dataset_mean
         )
         began = time.perf_counter()
-        asked = open_asked(session, target, reference, image=image, described=described)
+        absent: dict[str, str] = {}
+        asked = open_asked(session, target, reference, image=image, described=described, absent=absent)
+        for reason in absent.values():
+            tell(f"left out: {reason}") if tell else None
         pace = (time.perf_counter() - began) / max(session.forwards, 1)
         chosen, skipped = _chosen(session, tuple(asked), methods)
         # The first pass is slow, so where it makes the run look long a batch is timed.
@@ -202,7 +205,7 @@ def explain_image(
         found = [_explanation(session, each.name, tuple(asked), params.get(each.name)) for each in chosen]
         given = {"asked": target} if len(asked) > 1 else {}
         facts = {**sources(described, image), **given, **asked_facts(session, asked), "seed": seed, "device": device}
-        return write(out, session, found, {**facts, "not_run": skipped})
+        return write(out, session, found, {**facts, "not_run": skipped | absent})
 
 
 def _pace_s(session: Session) -> float:

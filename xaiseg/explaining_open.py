@@ -16,7 +16,7 @@ from xaiseg.data.pixels import read_pixels, to_image, to_mask
 from xaiseg.data.readers import get_reader, load_case
 from xaiseg.errors import DataError, SubjectError, UsageError
 from xaiseg.explainers.base import Budget, Session
-from xaiseg.explainers.detection_spec import ObjectScene, parse_objects
+from xaiseg.explainers.detection_spec import NoObjectError, ObjectScene, parse_objects
 from xaiseg.explainers.detection_targets import CandidateTarget, ObjectTarget
 from xaiseg.explainers.detections import DetectionSession
 from xaiseg.explainers.target_spec import Scene, parse_targets
@@ -150,20 +150,32 @@ def open_asked(
     *,
     image: object = None,
     described: ModelFile | None = None,
+    absent: dict[str, str] | None = None,
 ) -> dict[Shown, list[object]]:
     """The targets of a request, each once, and the words that asked for it; arguments are those of open_targets.
 
-    Two targets are the same where they have the same score, whatever they are called.
+    Two targets are the same where they have the same score, whatever they are called. Of several kinds of found, false
+    and missed objects those that the image does not have are entered in ``absent``, where it is given.
     """
     words = list(asked) if isinstance(asked, Sequence) and not isinstance(asked, str) else [asked]
     if not words:
         raise UsageError("no target is named", where="target", got=asked)
     held: dict[object, Shown] = {}
     found: dict[Shown, list[object]] = {}
+    lacking: dict[str, NoObjectError] = {}
     for word in words:
-        for target in open_targets(session, word, reference, image=image, described=described):
+        try:
+            targets = open_targets(session, word, reference, image=image, described=described)
+        except NoObjectError as error:
+            lacking[f"target {word}"] = error
+            continue
+        for target in targets:
             said = found.setdefault(held.setdefault(_score_key(target), target), [])
             said += [word] if word not in said else []
+    if lacking and (absent is None or not found):
+        raise next(iter(lacking.values()))
+    if absent is not None:
+        absent |= {name: str(error) for name, error in lacking.items()}
     return found
 
 

@@ -55,9 +55,10 @@ def data_classes(entry: DataEntry) -> dict[int, str]:
 
 def columns_of(entry: DataEntry) -> set[str]:
     """Columns that the images of a COCO file have by themselves."""
-    from xaiseg.data.coco import image_columns, read_coco
+    from xaiseg.data.coco import image_rows, read_coco
 
-    return image_columns(read_coco(Path(str(entry.path)) / (entry.annotations or "annotations.json")))
+    file = Path(str(entry.path)) / (entry.annotations or "annotations.json")
+    return {column for row in image_rows(read_coco(file), file).values() for column in row}
 
 
 def has_outlines(entry: DataEntry) -> bool:

@@ -58,6 +58,9 @@ class ModelDocument(Part):
     data_root: str | None = Field(None, description="folder of relative data paths; null = the folder of this file")
     data: dict[DataName, DataEntry] = Field(default_factory=dict)
     intended_use: str = ""
+    empty_share: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        None, description="detection: share of images without an object where the model will be used, e.g. 0.99"
+    )
     lesion_always_present: bool = Field(False, description="by intended use, every image shows a lesion")
     readers_see_maps: bool = Field(False, description="explanation maps are shown to readers")
     trust: bool = Field(False, description="allow a source that can execute code")
@@ -105,6 +108,7 @@ class ModelFile:
     data_root: Path
     data: Mapping[str, DataEntry]
     intended_use: str
+    empty_share: float | None
     lesion_always_present: bool
     readers_see_maps: bool
     trust: bool
@@ -130,6 +134,18 @@ class ModelFile:
         """The same model with its data in another folder."""
         return replace(self, data_root=folder)
 
+    def with_empty_share(self, share: float) -> ModelFile:
+        """The same model for a survey in which this share of the images is empty.
+
+        Raises:
+            UsageError: no share, or the model is no detector.
+        """
+        if not 0 <= share < 1:
+            raise UsageError("this is no share of empty images", where="empty_share", got=share, allowed="0 to below 1")
+        if self.task != "detection":
+            raise UsageError("empty_share is for detectors", where=self.path, got=f"task: {self.task}")
+        return replace(self, empty_share=share)
+
     def facts(self) -> dict[str, Any]:
         """What the plan stores about the model, as plain data: every key but ``data`` and ``data_root``."""
         return {
@@ -144,6 +160,7 @@ class ModelFile:
                 name: variant.model_dump(mode="json", exclude_none=True) for name, variant in self.variants.items()
             },
             "intended_use": self.intended_use,
+            **({} if self.empty_share is None else {"empty_share": self.empty_share}),
             "lesion_always_present": self.lesion_always_present,
             "readers_see_maps": self.readers_see_maps,
             "trust": self.trust,

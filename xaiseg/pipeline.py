@@ -61,17 +61,23 @@ def _silent(stage: str, done: int, total: int) -> None:
 
 
 def open_model(
-    path: str | Path, *, data: Mapping[str, str | Path] | None = None, data_root: str | Path | None = None
+    path: str | Path,
+    *,
+    data: Mapping[str, str | Path] | None = None,
+    data_root: str | Path | None = None,
+    empty_share: float | None = None,
 ) -> ModelFile:
-    """Reads model.yaml and applies ``--data NAME=DIR`` (see :func:`in_place_of`) and ``--data-root DIR``."""
+    """Reads model.yaml and applies ``--data NAME=DIR`` (:func:`in_place_of`), ``--data-root`` and ``--empty-share``."""
     from xaiseg.data.readers import entry_from_folder, in_place_of
     from xaiseg.modelfile import read_model_file
 
     model = read_model_file(path)
     if data_root is not None:
         model = model.override_data_root(Path(data_root))
+    if empty_share is not None:
+        model = model.with_empty_share(empty_share)
     for name, folder in (data or {}).items():
-        model = model.with_data(name, in_place_of(model.data.get(name), entry_from_folder(Path(folder))))
+        model = model.with_data(name, in_place_of(model.data.get(name), entry_from_folder(Path(folder), name=name)))
     return model
 
 
@@ -88,6 +94,7 @@ def audit(
     *,
     data: Mapping[str, str | Path] | None = None,
     data_root: str | Path | None = None,
+    empty_share: float | None = None,
     out: str | Path | None = None,
     limit: int | None = None,
     engine: str = "serial",
@@ -108,6 +115,7 @@ def audit(
         protocol: name of a shipped protocol or path of a protocol file.
         data: data entry -> folder with images/, masks/ and perhaps meta.csv, in place of the entry in model.yaml.
         data_root: folder that relative data paths of model.yaml start from.
+        empty_share: share of images without an object in the survey that a detector is meant for.
         out: run directory; a run that is there and has the same key goes on.
         limit: audit whole clusters drawn at random up to this many cases; caps the gates at INSUFFICIENT.
         engine: "serial", or "processes" (a script that uses it needs the usual ``if __name__ == "__main__":``).
@@ -130,7 +138,7 @@ def audit(
     """
     from xaiseg.plan import Options
 
-    opened = open_model(model, data=data, data_root=data_root)
+    opened = open_model(model, data=data, data_root=data_root, empty_share=empty_share)
     resolved = load_protocol(str(protocol))
     if against is not None:
         RunDirectory.existing(against).read_json("audit.json")  # before anything is measured

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from xaiseg.data.case import Case, Dataset
+    from xaiseg.data.entry import DataEntry
     from xaiseg.modelfile import ModelFile
     from xaiseg.plan import Options
 
@@ -72,7 +73,7 @@ def plan_document(
         "device": device,
         "shards": int(cases["shard"].max()) + 1,
         "limit": options.limit,
-        "assumptions": _assumptions(datasets["test"], options),
+        "assumptions": _assumptions(datasets["test"], model.data["test"], options),
         "environment": environment,
         "facts": facts | {"batch": batch},
     }
@@ -91,6 +92,7 @@ def _key(
     contents = _content_digest(datasets["test"], model)
     said = [model.sha256, weights, lists, contents, measured, options.seed, options.limit]
     said += [_variant_digests(model)] if model.variants else []
+    said += [] if model.empty_share is None else [{"empty_share": model.empty_share}]
     return _digest([SCHEMA, __version__, *said])
 
 
@@ -236,10 +238,18 @@ def _provenance(
     return items | {name: str(value) for name, value in environment.items()}
 
 
-def _assumptions(dataset: Dataset, options: Options) -> list[str]:
+def _assumptions(dataset: Dataset, entry: DataEntry, options: Options) -> list[str]:
+    from xaiseg.data.sidecar import text
+
     said = []
     if dataset.cluster_column is None:
         said.append("Images are assumed independent: no column names their patient, site or flight.")
+    unnamed = sum(ref.cluster == f"(no {dataset.cluster_column})" for ref in dataset.cases)
+    if unnamed:
+        said.append(f"Images whose {dataset.cluster_column} is blank ({unnamed}) are taken together as one.")
+    if entry.where:
+        kept = ", ".join(f"{column} = {text(value)}" for column, value in entry.where.items())
+        said.append(f"Of the images that are listed only those with {kept} are audited (`where:`).")
     if dataset.unmatched:
         count, first = len(dataset.unmatched), ", ".join(dataset.unmatched[:3])
         files = "1 file belongs to no case and was" if count == 1 else f"{count} files belong to no case and were"

@@ -98,6 +98,15 @@ def test_the_match_table_is_kept():
     assert kinds == {"found": BOX, "false": FAR, "near": OTHER}
 
 
+def test_a_wrong_box_on_an_animal_is_no_box_where_there_is_none():
+    x0, y0, x1, y1 = BOX
+    badly = (x0, y0, x0 + 0.3 * (x1 - x0), y1)  # a third of the animal
+    _, context = rows_of(case_of("a", BOX), detected((BOX, 0.9), (badly, 0.8), (FAR, 0.7)))
+    assert [(kind, tuple(box)) for kind, _, box in context.windows] == [
+        ("found", BOX), ("second", pytest.approx(badly)), ("false", FAR),
+    ]  # fmt: skip
+
+
 def test_recall_precision_and_f1_at_the_threshold():
     held = tables_of([
         (case_of("a", BOX, OTHER), detected((BOX, 0.9), (FAR, 0.7), (OTHER, 0.2))),
@@ -285,6 +294,18 @@ def test_false_positives_a_square_kilometre():
     assert value(per_km2) == pytest.approx(1 / (60 * 10 * 12 * 1e-6))
 
 
+def test_a_precision_of_97_per_cent_is_22_where_99_per_cent_of_the_tiles_are_empty():
+    full = [(case_of(f"f{n}", BOX), detected((BOX, 0.9), *([(FAR, 0.9)] if n < 7 else []))) for n in range(200)]
+    empty = [(case_of(f"e{n}", survey={"known_empty": "true"}), detected(*([(FAR, 0.9)] if n < 7 else [])))
+             for n in range(200)]  # fmt: skip
+    held = tables_of([*full, *empty], facts={**DETECTION, "empty_share": 0.99})
+    found = quantities(ID, tables_of(full))
+    assert value(found["precision",]) == pytest.approx(0.966, abs=0.001)
+    assert value(quantities(ID, held)["projected_precision",]) == pytest.approx(0.222, abs=0.001)
+    stated = quantities(ID, held, Params(empty_share=0.5))["projected_precision",]
+    assert value(stated) > 0.9, "what the protocol states comes before model.yaml"
+
+
 def test_precision_is_projected_to_mostly_empty_surveys():
     pairs = planted(4, recall=1.0, false=0.0)
     alarmed = 0
@@ -304,7 +325,7 @@ def test_precision_is_projected_to_mostly_empty_surveys():
     withheld = estimate_of(quantities(ID, held, replace(params, least_empty_tiles=60))["projected_precision",], held)
     assert withheld.value == pytest.approx(expected)
     assert withheld.interval.lower is None
-    assert "needs empty_share" in quantities(ID, held)["projected_precision",].missing
+    assert "--empty-share 0.99" in quantities(ID, held)["projected_precision",].missing
 
 
 def test_counts_by_tile_and_by_flight():
@@ -408,15 +429,15 @@ def test_classes_that_nobody_saw_are_named_and_change_nothing():
     answers = detected((BOX, 0.9, 1), (FAR, 0.1, 10), (OTHER, 0.3, 1))  # boat: detected once, below the threshold
     lost = [case_of("lost")]
     found = quantities(ID, tables_of([(case_of("a", *boxes), answers)], lost=lost, facts=many))
-    assert {key[1] for key in found if key[0] == "recall" and len(key) == 2} == {"seal", "boat"}
-    assert found["classes_not_seen",].values.tolist() == [9.0]
+    assert {key[1] for key in found if key[0] == "recall" and len(key) == 2} == {"seal"}
+    assert found["classes_not_seen",].values.tolist() == [10.0]
     assert found["classes_not_seen",].note.endswith("dog, class 0, class 1 and others")
     few = {**DETECTION, "classes": ["seal", "boat"]}
     again = detected((BOX, 0.9, 0), (FAR, 0.1, 1), (OTHER, 0.3, 0))
     same = quantities(ID, tables_of([(case_of("a", BOX, OTHER), again)], lost=lost, facts=few))
     names = ("recall", "precision", "ap", "froc", "coco_ap", "count_bias")
     assert [value(found[name,]) for name in names] == pytest.approx([value(same[name,]) for name in names])
-    assert same["classes_not_seen",].values.tolist() == [0.0]
+    assert same["classes_not_seen",].values.tolist() == [1.0], "the boat counts in froc and ap and has no rows"
 
 
 def test_several_classes_of_which_nothing_was_seen():

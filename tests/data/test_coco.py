@@ -152,6 +152,12 @@ def test_corners_in_place_of_sizes_are_said(tmp_path):
     assert "read like the far corner instead of the size" in said
 
 
+def test_a_file_of_boxes_below_one_pixel_is_refused(tmp_path):
+    root = coco(tmp_path, [{**thing(5), "segmentation": [], "bbox": [0.2, 0.3, 0.1, 0.2]}])
+    with pytest.raises(UsageError, match=r"read like shares of width and height\. Got: 0.2, 0.3, 0.1, 0.2"):
+        opened(root)
+
+
 def test_ids_and_boxes_that_stand_twice(tmp_path):
     double = [thing(outline=None, id=4), thing(outline=None, id=4, bbox=[1, 1, 5, 5])]
     with pytest.raises(UsageError, match=r"two annotations have the same id\. Got: 4"):
@@ -167,9 +173,10 @@ def test_real_seals_keep_their_slanted_boxes(real_data):
     if not folder.is_dir():
         pytest.skip(f"no {folder}")
     spec = ImageSpec(channels=3, classes=("seal",), task="detection")
-    entry = entry_from_folder(folder).model_copy(update={"where": {"augmented": False}})
+    entry = entry_from_folder(folder)
     dataset = open_dataset("test", entry, root=folder, spec=spec)
-    assert (entry.cluster, len(dataset.cases)) == ("group", 155)
+    assert (entry.cluster, entry.unnamed, len(dataset.cases)) == ("flight", "one", 155)
+    assert dataset.n_clusters == 6  # five flights, and the images that name none
     assert {ref.survey["augmented"] for ref in dataset.cases} == {"false"}
     for ref in dataset.cases[:4]:
         case = load_case(entry, ref, spec)
@@ -321,8 +328,8 @@ def test_lists_that_contradict_themselves(tmp_path):
     ],
 )
 def test_real_sets_load_as_they_stand(real_data, name, classes, cases, boxes):
-    entry = entry_from_folder(real_data / name)
-    assert (entry.reader, entry.cluster) == ("coco", "group")
+    entry = entry_from_folder(real_data / name, name="train")
+    assert (entry.reader, entry.cluster) == ("coco", "flight" if "seals" in name else "group")
     spec = ImageSpec(channels=3, classes=classes)
     dataset = open_dataset("test", entry, root=real_data, spec=spec)
     assert len(dataset.cases) == cases

@@ -129,6 +129,22 @@ def test_columns_with_capital_letters_are_known_as_well(tmp_path):
     assert open_dataset("test", entry, root=".", spec=GREY).n_clusters == 2
 
 
+def test_augmented_copies_are_not_tested_and_a_flight_comes_before_a_group(tmp_path):
+    folder_of(tmp_path)
+    meta = tmp_path / "meta.csv"
+    meta.write_text("id,group,flight,augmented\na,1,F1,no\nb,2,,no\nc,2,F1,yes\n", encoding="utf-8")
+    entry = entry_from_folder(tmp_path)
+    assert (entry.cluster, entry.unnamed, entry.where) == ("flight", "one", {"augmented": False})
+    assert [case.id for case in open_dataset("test", entry, root=".", spec=GREY).cases] == ["a", "b"]
+    trained = entry_from_folder(tmp_path, name="train")
+    assert (trained.where, len(open_dataset("train", trained, root=".", spec=GREY).cases)) == ({}, 3)
+    meta.write_text("id,group,flight,augmented\na,1,F1,no\nb,2,F2,\nc,2,F1,yes\n", encoding="utf-8")
+    entry = entry_from_folder(tmp_path)
+    assert (entry.where, entry.unnamed) == ({}, "refuse"), "of b nobody says whether it is a copy"
+    meta.write_text("id,group,flight\na,1,\nb,2,\nc,2,\n", encoding="utf-8")
+    assert entry_from_folder(tmp_path).cluster == "group"
+
+
 def test_a_folder_that_is_none(tmp_path):
     with pytest.raises(UsageError, match=r"this is no data folder.*images/ and masks/"):
         entry_from_folder(tmp_path / "nowhere")

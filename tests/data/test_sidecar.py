@@ -125,6 +125,40 @@ def test_cluster_strata_and_spacing_of_a_case():
     assert alone == {"cluster": "a", "strata": {}, "spacing_mm": (0.1, 0.2), "survey": {}}
 
 
+def test_images_without_a_cluster_are_refused_or_one(tmp_path):
+    with pytest.raises(UsageError, match=r"the case 'a' has no flight.*unnamed: one"):
+        described(DataEntry(path="d", cluster="flight"), "a", {"flight": ""}, "m")
+    together = DataEntry(path="d", cluster="flight", unnamed="one")
+    assert described(together, "a", {"flight": ""}, "m")["cluster"] == "(no flight)"
+    assert described(together, "b", {"flight": "f1"}, "m")["cluster"] == "f1"
+
+
+@pytest.mark.parametrize(
+    ("row", "spacing"),
+    [
+        ({"gsd_cm": "1.2"}, (12.0, 12.0)),
+        ({"GSD_cm": "1.2"}, (12.0, 12.0)),
+        ({"gsd_cm": ""}, None),
+        ({"gsd_cm": "coarse"}, None),
+        ({"gsd_cm": "-1"}, None),
+    ],
+)
+def test_the_ground_sample_distance_is_the_size_of_a_pixel(row, spacing):
+    assert described(DataEntry(path="d"), "a", row, "m")["spacing_mm"] == spacing
+
+
+def test_a_spacing_that_disagrees_with_the_ground_sample_distance_is_refused():
+    with pytest.raises(UsageError, match=r"spacing_mm and gsd_cm of 'a' disagree. Got: 150 mm and 12 mm a pixel"):
+        described(DataEntry(path="d", spacing_mm=150.0), "a", {"gsd_cm": "1.2"}, "m")
+    assert described(DataEntry(path="d", spacing_mm=12.2), "a", {"gsd_cm": "1.2"}, "m")["spacing_mm"] == (12.2, 12.2)
+
+
+def test_yes_and_no_are_kept_by_true_and_false():
+    rows = {"a": "no", "b": "0", "c": "False", "d": "yes", "e": "", "f": "1"}
+    assert [id for id, word in rows.items() if keep({"augmented": word}, {"augmented": False})] == ["a", "b", "c"]
+    assert [id for id, word in rows.items() if keep({"augmented": word}, {"augmented": True})] == ["d", "f"]
+
+
 def test_survey_columns_are_checked_and_joined():
     row = {"known_empty": "Yes", "augmented": "0", "footprint": "disjoint", "probability": "0.25", "p": "x"}
     held = described(DataEntry(path="d"), "a", row, "m")["survey"]

@@ -87,18 +87,19 @@ def test_classes_go_by_name_number_or_labels(tmp_path):
 
 def test_columns_that_are_known_by_name_need_no_declaration(tmp_path):
     tiles(tmp_path, {f"t{index:02d}": "" for index in range(14)})
-    rows = [{"id": f"t{index:02d}", "glint": "none" if index else "", "gsd_cm": str(1.2 + index / 100),
-             "spacing_mm": "12" if index else ""} for index in range(14)]  # fmt: skip
+    rows = [{"id": f"t{index:02d}", "glint": ("", "none", "some")[min(index, 2)], "gsd_cm": str(1.2 + index / 100),
+             "spacing_mm": str(12 + index / 10) if index else "", "habitat": "ice"} for index in range(14)]  # fmt: skip
     write_csv(tmp_path / "meta.csv", rows)
     entry = entry_from_folder(tmp_path)
-    assert entry.strata == ("glint",), "fourteen values of gsd_cm are no groups"
+    assert entry.strata == ("glint",), "fourteen values of gsd_cm are no groups, and one of habitat parts nothing"
     first, second = open_dataset("test", entry, root=".", spec=SPEC).cases[:2]
-    assert (first.spacing_mm, second.spacing_mm) == (None, (12.0, 12.0))
+    assert (first.spacing_mm, second.spacing_mm) == (None, (12.1, 12.1))
 
 
 def test_another_folder_keeps_what_is_said_of_labels_and_pixels(tmp_path):
-    tiles(tmp_path, {"a": ""})
-    write_csv(tmp_path / "meta.csv", [{"id": "a", "camera": "x", "habitat": "ice"}])
+    tiles(tmp_path, {"a": "", "b": ""})
+    rows = [{"id": "a", "camera": "x", "habitat": "ice"}, {"id": "b", "camera": "x", "habitat": "rock"}]
+    write_csv(tmp_path / "meta.csv", rows)
     new = entry_from_folder(tmp_path)
     old = DataEntry(reader="yolo", path="old", labels={0: 1}, window=(7000, 9000), strata=("camera", "lens"))
     kept = in_place_of(old, new)

@@ -136,7 +136,7 @@ def test_wrong_boxes_are_sorted_by_what_lies_below_them():
 
 def test_no_wrong_box_is_said():
     right = pd.DataFrame([row("a", "seal", [(SEAL, 0.9, 0)], [SEAL])])
-    assert mistake_words(view([], rows=right)) == "nothing: no box above the threshold is wrong."
+    assert mistake_words(view([], rows=right)) == ""
     assert mistakes(view([])) is None
 
 
@@ -187,6 +187,35 @@ def test_places_follow_the_finding():
     assert [line[0] for line in shown.rows] == ["Habitat silt", "Sea state 3", "Habitat brash"]
     assert shown.rows[0][1].startswith("animals are overlooked: 40 % (30 to 50 %) found, at least 70 % is required")
     assert "100 animals, 3 flights" in shown.rows[1][2]
+
+
+def test_a_group_that_fails_alone_and_not_after_correction_says_so():
+    members = groups()
+    said = finding(NEED, Verdict.INSUFFICIENT, *members)
+    held = view(members, [said])
+    assert [place.standing for place in places(held)] == ["alone", "open", "met", "thin"]
+    rows = {line[0]: line[1] for line in where_table(held).rows}
+    assert rows["Habitat silt"].startswith("fails alone, not as one of 4 groups (Holm's correction): 40 %")
+    collected = {line[0]: line[1] for line in collection_table(held).rows}
+    assert collected["Flights with habitat silt"] == "some more (now 20): it fails alone already"
+    assert not any("about 0 more" in line for line in collected.values())
+    rows = pd.DataFrame([row("a", "seal", [(SEAL, 0.9, 0)], [SEAL])])
+    answers = dict(survey_answers(view([*members, estimate("recall", 0.8, 0.7, 0.9)], [said], rows)))
+    assert (
+        "probably in habitat silt, which would fail alone but not as one of 4 groups" in answers["Where not?"].lower()
+    )
+
+
+def test_exact_counts_articles_and_no_mistakes_have_their_words():
+    exact = estimate("count_bias", 0.0, -0.02, 0.02, kind="statistic")
+    assert count_words(view([exact])).startswith(
+        "Summed over all tiles it counts right: 100 of its boxes stand for 100"
+    )
+    rows = pd.DataFrame([row("a", "animal", [(SEAL, 0.9, 0)], [SEAL])])
+    held = view([estimate("recall", 0.8, 0.7, 0.9)], [], rows, classes=("animal",))
+    question, answer = survey_answers(held)[2]
+    assert (question, answer) == ("What does it take for an animal?", "Nothing: no box above the threshold is wrong.")
+    assert mistake_words(held) == ""
 
 
 def test_a_biased_group_says_so_and_an_unbiased_one_does_not():

@@ -24,7 +24,7 @@ def quantities(held: Found, target: str, params: Any, tables: Tables) -> Iterato
     survey = _survey(held, tables)
     yield from _counts(held, target, tables)
     yield from _empty_tiles(held, target, params, survey)
-    yield from _projected(held, target, params, survey)
+    yield from _projected(held, target, params, survey, tables)
     yield from _borders(tables, target)
     yield from _totals(held, target, survey, tables)
     yield from _coco(held, target, params, tables)
@@ -135,14 +135,17 @@ def _too_few(count: int, params: Any) -> str:
     )
 
 
-def _projected(held: Found, target: str, params: Any, survey: dict[str, np.ndarray]) -> Iterator[Quantity]:
+def _projected(
+    held: Found, target: str, params: Any, survey: dict[str, np.ndarray], tables: Tables
+) -> Iterator[Quantity]:
     """Precision where a stated share of the tiles is empty: the same detector, another mixture."""
     metric = "projected_precision"
-    if params.empty_share is None:
-        why = "it needs empty_share, the share of tiles without an animal in your survey, among the check's parameters"
+    stated = tables.facts.get("empty_share") if params.empty_share is None else params.empty_share
+    if stated is None:
+        why = "it needs the share of tiles without an animal in your survey: --empty-share 0.99, or in model.yaml"
         yield missing(metric, why, target=target)
         return
-    share = float(params.empty_share)
+    share = float(stated)
     every = known_empty(survey, len(held.cases))
     declared = every[: held.answered]
     empty = declared if declared.any() else held.reference == 0

@@ -20,7 +20,7 @@ from xaiseg.checks import detection_counts, detection_quantities
 from xaiseg.checks.base import Context, Quantity, Row, Tables, check
 from xaiseg.checks.detection_rows import ID, gathered
 from xaiseg.checks.quantities import fact, failed_cases, reference_rows
-from xaiseg.detection.matching import IGNORE, Matches, match, reaches
+from xaiseg.detection.matching import IGNORE, ON_ANIMAL, Matches, iou, match, reaches
 from xaiseg.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Params:
         sizes: edges of the size strata, square root of the box area in pixels, rising.
         max_detections: detections an image and class that enter AP and AR, as in COCO.
         empty_share: share of tiles without an animal in the survey that the model is meant for; precision is projected
-            to it. None = not stated.
+            to it. None = that of model.yaml.
         least_empty_tiles: known-empty tiles without which no verdict hangs on false positives.
     """
 
@@ -109,7 +109,7 @@ class PerformanceDetection:
         threshold = float(context.facts["threshold"])
         for index, name in enumerate(context.facts["classes"]):
             found, table, objects = _matched(case.boxes, context.detections(), index, context.params)
-            _offer(context, found, table, objects, threshold)
+            _offer(context, found, table, objects, threshold, case.boxes)
             again = _again(context.detections(), index, table.order)
             yield {"target": name, "merged": again, **_row(case, found, table, objects, threshold)}
 
@@ -118,23 +118,27 @@ class PerformanceDetection:
         table = tables.rows[ID]
         rows, failed = reference_rows(table), failed_cases(table)
         every = tuple(tables.facts["classes"])
-        classes = _seen(rows, every)
+        classes, pooled = _seen(rows, every, "n_detected"), _seen(rows, every, "n_boxes")
         for target in ("", *classes) if len(every) > 1 else ("",):
-            own = (target,) if target else classes or every
+            own = (target,) if target else pooled or every
             least = 0.0 if target and not rows.loc[rows["target"] == target, "n_reference"].any() else 1.0
             held = gathered(rows, failed, own, float(tables.facts["threshold"]), least=least)
             yield from detection_quantities.quantities(held, target, params)
             yield from detection_counts.quantities(held, target, params, tables)
         if len(every) > 1:
             lacking = [name for name in every if name not in classes]
-            note = "classes of which no image has an object and none was detected: nothing is said about them"
+            note = "classes of which no image has an object and none is detected at the threshold: nothing is said"
             more = f": {', '.join(lacking[:3])}{' and others' if len(lacking) > 3 else ''}" if lacking else ""
             yield fact("classes_not_seen", len(lacking), of="class", note=note + more)
 
 
-def _seen(rows: pd.DataFrame, classes: tuple[str, ...]) -> tuple[str, ...]:
-    """The classes of which there is an object or a detection of any score; a detector may know eighty others."""
-    there = (rows["n_reference"] > 0) | (rows["score"].map(len) > 0)
+def _seen(rows: pd.DataFrame, classes: tuple[str, ...], count: str) -> tuple[str, ...]:
+    """The classes of which there is an object or a detection, at the threshold ("n_detected") or with any score.
+
+    A detector may know eighty others. What it scores low is no row of its own, but counts in curves over all classes.
+    """
+    held = rows["score"].map(len) if count == "n_boxes" else rows[count]
+    there = (rows["n_reference"] > 0) | (held > 0)
     named = set(rows.loc[there.astype(bool), "target"])
     return tuple(name for name in classes if name in named)
 
@@ -192,12 +196,18 @@ def _sizes(boxes: np.ndarray) -> np.ndarray:
     return np.asarray(np.sqrt(np.clip((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), 0.0, None)))
 
 
-def _offer(context: Context, found: np.ndarray, table: Matches, objects: np.ndarray, threshold: float) -> None:
-    """Places for the galleries: what was found, false, missed, and nearly detected."""
+def _offer(
+    context: Context, found: np.ndarray, table: Matches, objects: np.ndarray, threshold: float, reference: np.ndarray
+) -> None:
+    """Places for the galleries: what was found, false, on an animal and wrong all the same, missed, nearly detected."""
     shown = reaches(table.score, threshold)
-    for box, score, object_, is_shown in zip(found, table.score.tolist(), table.found.tolist(), shown, strict=True):
+    real = reference[reference[:, 4] != IGNORE, :4]
+    on_animal = iou(found, real).max(axis=1) >= ON_ANIMAL if len(real) and len(found) else np.zeros(len(found), bool)
+    for box, score, object_, is_shown, on in zip(
+        found, table.score.tolist(), table.found.tolist(), shown, on_animal, strict=True
+    ):
         if is_shown and object_ != -2:
-            context.window("found" if object_ >= 0 else "false", -score, box)
+            context.window("found" if object_ >= 0 else "second" if on else "false", -score, box)
     sizes = _sizes(objects).tolist()
     for box, size, finder, near in zip(objects, sizes, table.finder.tolist(), table.near.tolist(), strict=True):
         if finder >= 0 and shown[finder]:

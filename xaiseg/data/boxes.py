@@ -137,6 +137,24 @@ def refuse_corners(boxes: Sequence[Sequence[float]], sizes: Sequence[tuple[int, 
         )  # fmt: skip
 
 
+def refuse_shares(boxes: Sequence[Sequence[float]], source: object) -> None:
+    """Refuses a file of boxes in pixels whose numbers are shares of the sides: none of many exceeds 1.
+
+    Raises:
+        UsageError: they are shares.
+
+    >>> refuse_shares([(0.5, 0.5, 0.1, 0.1)] * 3, "a.json")
+    Traceback (most recent call last):
+    xaiseg.errors.UsageError: a.json: the boxes read like shares of width and height. Got: 0.5, 0.5, 0.1, 0.1. ...
+    """
+    if boxes and all(max(box) <= 1 for box in boxes):
+        raise UsageError(
+            "the boxes read like shares of width and height", where=source,
+            got=", ".join(f"{value:g}" for value in boxes[0]), allowed="x, y, width, height in pixels",
+            then="Multiply them by the sides of their image",
+        )  # fmt: skip
+
+
 def class_index(name: str, spec: ImageSpec, where: object, *, word: str = "class", then: str = "") -> int:
     """The index of a class by its name.
 

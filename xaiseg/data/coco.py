@@ -18,7 +18,16 @@ from typing import Any, Final
 import numpy as np
 
 from xaiseg.data.base import Index, reader
-from xaiseg.data.boxes import Labelled, boxed_case, class_index, mapping_hint, polygon, refuse_corners, with_boxes
+from xaiseg.data.boxes import (
+    Labelled,
+    boxed_case,
+    class_index,
+    mapping_hint,
+    polygon,
+    refuse_corners,
+    refuse_shares,
+    with_boxes,
+)
 from xaiseg.data.case import Case, CaseRef, ImageSpec
 from xaiseg.data.entry import DataEntry
 from xaiseg.data.files import Place, partners
@@ -134,13 +143,13 @@ def read_coco(file: Path) -> Mapping[str, Any]:
     return dict(document)
 
 
-def image_columns(document: Mapping[str, Any]) -> set[str]:
+def image_rows(document: Mapping[str, Any], file: Path) -> Rows:
     """Columns that the images themselves have: fields besides COCO's own whose value is text or a number.
 
-    >>> sorted(image_columns({"images": [{"id": 1, "file_name": "a.jpg", "group": "f1", "frame": 3}]}))
-    ['frame', 'group']
+    >>> image_rows({"images": [{"id": 1, "file_name": "a.jpg", "group": "f1", "frame": 3}]}, Path("a.json"))
+    {'a': {'group': 'f1', 'frame': '3'}}
     """
-    return {field for image in document["images"] for field in _columns(image)}
+    return {_id(image, file): _columns(image) for image in document["images"]}
 
 
 def _columns(image: Mapping[str, Any]) -> dict[str, str]:
@@ -223,7 +232,7 @@ def _class_index(
 
 
 def _refuse_corners(things: Mapping[Any, Sequence[Thing]], images: Mapping[str, Mapping[str, Any]], file: Path) -> None:
-    """Refuses boxes that are corners; where the file states no sizes, each image tells when it is loaded."""
+    """Refuses boxes that are corners or shares; where the file states no sizes, each image tells when it is loaded."""
     boxes, sizes = [], []
     for image in images.values():
         size = _size(image)
@@ -232,6 +241,8 @@ def _refuse_corners(things: Mapping[Any, Sequence[Thing]], images: Mapping[str, 
                 boxes.append(thing.bbox)
                 sizes.append(size)
     refuse_corners(boxes, sizes, file)
+    every = (thing.bbox for each in things.values() for thing in each if thing.bbox is not None)
+    refuse_shares([numbers for bbox in every if (numbers := _numbers(bbox)) is not None], file)
 
 
 def _are_masks(things: Mapping[Any, Sequence[Thing]], spec: ImageSpec) -> bool:

@@ -72,6 +72,9 @@ class DataEntry(BaseModel):
     meta: str | tuple[str, ...] | None = Field(None, description="CSV or Parquet sidecars with a column id, merged")
     where: dict[str, str | int | float | bool] = Field(default_factory=dict, description="keep rows with these values")
     cluster: str | None = Field(None, description="column of the independent unit (patient, site, flight)")
+    unnamed: Literal["refuse", "one"] = Field(
+        "refuse", description="images whose cluster column is blank: an error, or together one cluster"
+    )
     cluster_name: str | None = Field(None, description="what a cluster is, for the report; null = the column's name")
     strata: tuple[str, ...] = Field((), description="columns of declared subgroups")
     labels: dict[int, Annotated[int, Field(ge=0, le=255)]] | None = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -11,9 +12,11 @@ from xaiseg.data.base import READERS, Reader, list_digest
 from xaiseg.data.case import Case, CaseRef, Dataset, ImageSpec
 from xaiseg.data.entry import DataEntry
 from xaiseg.data.pixels import IGNORE, SUFFIXES
-from xaiseg.data.sidecar import CLUSTER_COLUMNS, read_sidecars, spelled
+from xaiseg.data.sidecar import CLUSTER_COLUMNS, TRUTH, keep, read_sidecars, spelled
 from xaiseg.errors import DataError, UsageError, did_you_mean
 from xaiseg.parameters import load_entry_points
+
+Row = Mapping[str, str]
 
 #: Module of each built-in reader; it is imported when it is asked for, so that extras stay optional.
 BUILTIN: Final = {
@@ -98,7 +101,7 @@ def load_case(entry: DataEntry, ref: CaseRef, spec: ImageSpec) -> Case:
     return case
 
 
-def entry_from_folder(path: Path) -> DataEntry:
+def entry_from_folder(path: Path, *, name: str = "test") -> DataEntry:
     """The entry of ``--data NAME=DIR``: a folder as it stands.
 
     Without masks/, a folder with a COCO file (annotations.json, _annotations.coco.json, or the only one of its JSON
@@ -106,8 +109,9 @@ def entry_from_folder(path: Path) -> DataEntry:
     files in annotations/, Annotations/, labels/ or images/ is Pascal VOC. One whose images/ holds NIfTI or DICOM files
     is read as such. Clusters come from the first of :data:`CLUSTER_COLUMNS` that meta.csv (or the images of a COCO
     file) has, else from the volume or the patient of a header, else every image stands for itself. Columns habitat,
-    sea_state, glint and gsd_cm of meta.csv are strata where they have at most :data:`_MOST_LEVELS` values, and a column
-    spacing_mm is the size of a pixel. Capital letters do not matter.
+    sea_state, glint and gsd_cm of meta.csv are strata where they have two to :data:`_MOST_LEVELS` values, and a column
+    spacing_mm is the size of a pixel. Capital letters do not matter. Images whose cluster is blank are one cluster.
+    Augmented copies are left out of what is tested, where every image says whether it is one.
 
     Boxes may also lie among their images, in a folder without images/, and a COCO file may be named itself.
 
@@ -123,22 +127,41 @@ def entry_from_folder(path: Path) -> DataEntry:
     if not folder.is_dir() or (images and not _holds_images(folder)):
         allowed = "a folder with images/ and masks/ or labels, a folder of images with their labels, or a COCO file"
         raise UsageError("this is no data folder", where=path, allowed=allowed)
-    meta = folder / "meta.csv"
-    rows = read_sidecars([meta]).values() if meta.is_file() else ()
-    columns = {column for row in rows for column in row}
-    sidecar = {name for name in columns if 0 < len({row.get(name, "") for row in rows} - {""}) <= _MOST_LEVELS}
     reader, annotations = ("coco", file) if file else _kind(folder) if images is None else _kind_beside(folder)
-    if reader == "coco":
-        from xaiseg.data.coco import image_columns, read_coco
-
-        columns |= image_columns(read_coco(folder / (annotations or "annotations.json")))
-    cluster = next((own for name in CLUSTER_COLUMNS if (own := spelled(name, columns))), None)
-    strata = tuple(own for name in _SURVEY_STRATA if (own := spelled(name, sidecar)))
-    spacing = spelled("spacing_mm", columns)
+    sidecar, rows = _tables(folder, reader, annotations)
+    columns = {column for row in rows for column in row}
+    known = (spelled(own, columns) for own in CLUSTER_COLUMNS)
+    cluster = next((own for own in known if own and any(row.get(own) for row in rows)), None)
+    copies = spelled("augmented", columns) if name == "test" else None
+    where = (
+        {copies: False} if copies and {TRUTH.get(row.get(copies, "").lower()) for row in rows} == {True, False} else {}
+    )
+    left = [row for row in rows if keep(row, where)]
     return DataEntry(
-        reader=reader, path=str(folder), images=images, cluster=cluster, annotations=annotations, strata=strata,
-        spacing_mm=spacing,
+        reader=reader, path=str(folder), images=images, cluster=cluster, annotations=annotations,
+        strata=_strata(sidecar), spacing_mm=spelled("spacing_mm", columns), where=where,
+        unnamed="one" if cluster and not all(row.get(cluster) for row in left) else "refuse",
     )  # fmt: skip
+
+
+def _tables(folder: Path, reader: str, annotations: str | None) -> tuple[Sequence[Row], Sequence[Row]]:
+    """The rows of meta.csv, and what is known of each image: these and, of a COCO file, the fields of its images."""
+    meta = folder / "meta.csv"
+    sidecar = read_sidecars([meta]) if meta.is_file() else {}
+    if reader != "coco":
+        return (rows := list(sidecar.values())), rows
+    from xaiseg.data.coco import image_rows, read_coco
+
+    file = folder / (annotations or "annotations.json")
+    own = image_rows(read_coco(file), file)
+    return list(sidecar.values()), [{**row, **sidecar.get(id, {})} for id, row in own.items()]
+
+
+def _strata(sidecar: Sequence[Row]) -> tuple[str, ...]:
+    """Columns of a survey that part its images into at least two groups and at most :data:`_MOST_LEVELS`."""
+    columns = (spelled(name, {column for row in sidecar for column in row}) for name in _SURVEY_STRATA)
+    levels = {column: {row.get(column, "") for row in sidecar} - {""} for column in columns if column}
+    return tuple(column for column, held in levels.items() if 1 < len(held) <= _MOST_LEVELS)
 
 
 def in_place_of(old: DataEntry | None, new: DataEntry) -> DataEntry:

@@ -16,7 +16,8 @@ from xaiseg.errors import NothingToAudit, UsageError, did_you_mean
 Rows = dict[str, dict[str, str]]
 
 #: Columns whose name says that their values are independent units, the first of them first.
-CLUSTER_COLUMNS: Final = ("cluster", "group", "patient", "patient_id", "flight")
+#: A group is often a part of them (frames in a row), so it comes last.
+CLUSTER_COLUMNS: Final = ("cluster", "patient", "patient_id", "flight", "group")
 _TOO_MANY: Final = "\x00"  # no header can hold it
 
 
@@ -118,7 +119,11 @@ def _same(held: str, wanted: Any) -> bool:
             return float(held) == wanted
         except ValueError:
             return False
-    return held.lower() == text(wanted) if isinstance(wanted, bool) else held == text(wanted)
+    return TRUTH.get(held.strip().lower()) is wanted if isinstance(wanted, bool) else held == text(wanted)
+
+
+#: Words of spreadsheets for yes and no.
+TRUTH: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
 def wanted_columns(entry: DataEntry) -> tuple[str, ...]:
@@ -177,8 +182,10 @@ def described(entry: DataEntry, id: str, row: Mapping[str, str], source: object)
         UsageError: an empty cluster, a spacing that is no positive number, or a survey column with another value.
     """
     cluster = row[entry.cluster] if entry.cluster else id
+    if not cluster and entry.unnamed == "one":
+        cluster = f"(no {entry.cluster})"
     if not cluster:
-        then = "Fill it in, or name another column under cluster:"
+        then = "Fill it in, name another column under cluster:, or say unnamed: one"
         raise UsageError(f"the case '{id}' has no {entry.cluster}", where=source, then=then)
     return {
         "cluster": cluster,
@@ -205,8 +212,8 @@ def spelled(name: str, columns: Iterable[str]) -> str | None:
 
 
 _WORDS: Final[Mapping[str, Mapping[str, str]]] = {
-    "known_empty": {"true": "true", "1": "true", "yes": "true", "false": "false", "0": "false", "no": "false"},
-    "augmented": {"true": "true", "1": "true", "yes": "true", "false": "false", "0": "false", "no": "false"},
+    "known_empty": {word: text(value) for word, value in TRUTH.items()},
+    "augmented": {word: text(value) for word, value in TRUTH.items()},
     "footprint": {"disjoint": "disjoint", "overlapping": "overlapping"},
 }
 
@@ -236,9 +243,9 @@ def _survey(name: str, value: str, id: str, source: object) -> str:
 
 
 def _spacing(entry: DataEntry, id: str, row: Mapping[str, str], source: object) -> tuple[float, float] | None:
-    wanted = entry.spacing_mm
+    wanted, ground = entry.spacing_mm, _ground(row)
     if wanted is None:
-        return None
+        return ground
     if isinstance(wanted, str):
         if not row[wanted].strip():
             return None  # not known of this one
@@ -250,4 +257,21 @@ def _spacing(entry: DataEntry, id: str, row: Mapping[str, str], source: object) 
         pair = wanted if isinstance(wanted, tuple) else (wanted, wanted)
     if not all(0 < side < math.inf for side in pair):  # NaN too
         raise UsageError(f"the spacing of '{id}' is not positive", where=source, got=pair)
+    if ground is not None and any(abs(side / ground[0] - 1) > _SAME_GROUND for side in pair):
+        what = f"spacing_mm and gsd_cm of '{id}' disagree"
+        raise UsageError(what, where=source, got=f"{pair[0]:g} mm and {ground[0]:g} mm a pixel", then="Correct one")
     return float(pair[0]), float(pair[1])
+
+
+#: Rounded ground sample distances may differ from the spacing by this share.
+_SAME_GROUND: Final = 0.05
+
+
+def _ground(row: Mapping[str, str]) -> tuple[float, float] | None:
+    """The size of a pixel that a column gsd_cm gives, or None where it is blank, a word or no size."""
+    column = spelled("gsd_cm", row)
+    try:
+        side = 10.0 * float(row[column]) if column else math.nan
+    except ValueError:
+        return None
+    return (side, side) if 0 < side < math.inf else None

@@ -18,6 +18,9 @@ import numpy as np
 THRESHOLDS: Final = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 #: Class index of a region to ignore.
 IGNORE: Final = 255
+#: A false box that overlaps an animal at least this much sits on it: a second box, or one that fits badly. From TIDE
+#: (D. Bolya et al., ECCV 2020), where 0.1 parts localisation errors from background.
+ON_ANIMAL: Final = 0.1
 Rule = Literal["iou", "centre"]
 
 

@@ -89,6 +89,10 @@ class ObjectScene:
         return [int(place) for place in self.session.detections.scores.argsort(descending=True, stable=True)]
 
 
+class NoObjectError(UsageError):
+    """The image has no found, false or missed object; other targets may stand all the same."""
+
+
 def parse_objects(asked: object, scene: ObjectScene) -> tuple[ObjectTarget, ...]:
     """The targets that a text, a mapping or a list of them names.
 
@@ -269,8 +273,8 @@ def _errors(kind: str, scene: ObjectScene, index: int | None) -> list[Callable[[
         words = {"tp": "true positive", "fp": "false positive"}
         made = [partial(_detection, place, order.index(place), scene, role=words[kind]) for place in mine]
     if not made:
-        raise UsageError(f"this image has no {kind}", where="target", got=kind,
-                         allowed=", ".join(_counts(roles, missed)))  # fmt: skip
+        raise NoObjectError(f"this image has no {kind}", where="target", got=kind,
+                           allowed=", ".join(_counts(roles, missed)))  # fmt: skip
     return made
 
 

@@ -51,7 +51,8 @@ def _answer(view: View, held: Found, recall: Estimate) -> str:
     said += f"{both_text(recall)} over {cluster_words(view.plan, recall.n_clusters)}"
     precision = view.get("precision")
     if precision is not None:
-        said += f". Of its boxes {both_text(precision)} are right on these tiles; {mistake_words(view)}"
+        wrong = mistake_words(view) or "no box above the threshold is wrong"
+        said += f". Of its boxes {both_text(precision)} are right on these tiles; {wrong}"
     said = f"{said.rstrip('.')}. {count_words(view).rstrip('.')}"
     again = view.get("border_duplicates")
     if again is not None and again.value is not None:

@@ -25,9 +25,10 @@ SHOWN: Final = 4
 KINDS: Final[Mapping[str, tuple[str, str]]] = {
     "missed": ("Missed", "animals that nothing fits at any score, or only what another animal took; the largest first"),
     "near": ("Nearly detected", "animals with a fitting detection just below the threshold; the highest score first"),
-    "false": (
-        "Detected where there is none",
-        "detections that fit no animal, or one that a better box has; the highest score first",
+    "false": ("Detected where there is none", "detections on no animal; the highest score first"),
+    "second": (
+        "A second or badly fitting box",
+        "detections that another box of the animal beats, of another class or a bad fit; the highest score first",
     ),
     "found": ("Found", "animals found at the threshold; the highest score first"),
 }

@@ -14,7 +14,7 @@ import numpy as np
 
 from xaiseg.checks.detection_rows import box_rows
 from xaiseg.checks.detection_totals import UNEVEN
-from xaiseg.detection.matching import IGNORE, iou, reaches
+from xaiseg.detection.matching import IGNORE, ON_ANIMAL, iou, reaches
 from xaiseg.estimate import Estimate
 from xaiseg.judge import Finding, Verdict
 from xaiseg.protocol import Requirement
@@ -25,14 +25,11 @@ from xaiseg.reports.words import capital, group_name, listed, plural, short_labe
 from xaiseg.statistics.equivalence import decide
 from xaiseg.statistics.planning import more_needed
 
-#: A false box that overlaps an animal at least this much sits on it: a second box, or one that fits badly. From TIDE
-#: (D. Bolya et al., ECCV 2020), where 0.1 parts localisation errors from background.
-ON_ANIMAL: Final = 0.1
 #: From this overlap on it would have found the animal, were it of its class.
 FITS: Final = 0.5
 #: More new clusters than this many times those at hand are no plan for a survey. Ours.
 HOPELESS: Final = 10
-Standing = Literal["failed", "thin", "open", "met"]
+Standing = Literal["failed", "alone", "thin", "open", "met"]
 
 
 @dataclass(frozen=True)
@@ -41,8 +38,8 @@ class Place:
 
     Attributes:
         name: the group in words.
-        standing: "failed" after correction for many groups, "thin" = too few clusters for an interval, "open" = neither
-            shown nor refuted, "met".
+        standing: "failed" after correction for many groups, "alone" = fails on its own and not after it, "thin" = too
+            few clusters for an interval, "open" = neither shown nor refuted, "met".
         estimate: its value.
         requirement: what is required.
         more: clusters that would settle it, or None.
@@ -85,11 +82,12 @@ def survey_answers(view: View) -> tuple[tuple[str, str], ...]:
     if view.rows() is None or view.get("recall") is None:
         return ()
     names = list(view.plan["facts"]["classes"])
-    taken = f"What does it take for a {names[0]}?" if len(names) == 1 else "What does it take for animals?"
+    article = "an" if names[0][:1].lower() in "aeiou" else "a"
+    taken = f"What does it take for {article} {names[0]}?" if len(names) == 1 else "What does it take for animals?"
     return (
         ("Is the count usable?", _usable(view)),
         ("Where not?", _where_words(view)),
-        (taken, capital(mistake_words(view))),
+        (taken, capital(mistake_words(view) or "nothing: no box above the threshold is wrong.")),
     )
 
 
@@ -120,8 +118,8 @@ def count_words(view: View) -> str:
     bias, near = view.get("count_bias"), view.get("clusters_within_5_percent")
     if bias is None or bias.value is None or bias.value <= -1:
         return "There is no count to compare."
-    way = "too many" if bias.value > 0 else "too few"
-    said = f"Summed over all tiles it counts {number(100 * abs(bias.value), 1)} % {way}: "
+    way = f"{number(100 * abs(bias.value), 1)} % too {'many' if bias.value > 0 else 'few'}" if bias.value else "right"
+    said = f"Summed over all tiles it counts {way}: "
     said += f"100 of its boxes stand for {_animals(bias.value)} annotated animals"
     if bias.interval is not None and bias.interval.lower is not None and bias.interval.upper is not None:
         ends = [_animals(end) for end in (bias.interval.upper, bias.interval.lower)]
@@ -166,8 +164,9 @@ def _place(finding: Finding, item: Estimate) -> Place:
         return Place(name, "failed", item, need)
     if item.value is None or interval is None or (interval.lower is None and interval.upper is None):
         return Place(name, "thin", item, need)
-    if decide(interval.lower, interval.upper, need.bound, need.sense) == "pass":
-        return Place(name, "met", item, need)
+    alone = decide(interval.lower, interval.upper, need.bound, need.sense)
+    if alone != "insufficient":
+        return Place(name, "met" if alone == "pass" else "alone", item, need)
     more = more_needed(interval, need.bound, need.sense, "proportion" if kind == "proportion" else "mean")
     return Place(name, "open", item, need, more)
 
@@ -178,11 +177,13 @@ def _where_words(view: View) -> str:
         return "Not decided: the protocol asks of no group whether its animals are found (recall, stratum: each)."
     if not held:
         return "Not known: no column names habitat, sea state, glint or flying height (strata in model.yaml)."
-    named = {
-        word: [place.name for place in held if place.standing == word] for word in ("failed", "thin", "open", "met")
-    }
+    words = ("failed", "alone", "thin", "open", "met")
+    named = {word: [place.name for place in held if place.standing == word] for word in words}
     parts = [
         f"animals are overlooked in {listed(named['failed'])}" if named["failed"] else "",
+        f"probably in {listed(named['alone'])}, which would fail alone but not as one of {plural(len(held), 'group')}"
+        if named["alone"]
+        else "",
         f"too little was seen of {listed(named['thin'])}" if named["thin"] else "",
         f"{len(named['open'])} of {plural(len(held), 'group')} cannot be decided, the lowest of them {_lowest(held)}"
         if named["open"]
@@ -240,10 +241,10 @@ def _kinds(row: Mapping[Any, Any], objects: np.ndarray, classes: Sequence[str], 
 
 
 def mistake_words(view: View) -> str:
-    """The wrong boxes in one sentence."""
+    """The wrong boxes in one sentence; "" where there are none."""
     found = mistakes(view)
     if found is None or found.total == 0:
-        return "nothing: no box above the threshold is wrong."
+        return ""
     parts = [
         (found.nothing, f"with no animal below (in {plural(found.images, 'image')}, at most {found.largest} in one)"),
         (found.on_animal, "a second or badly fitting box on an animal"),
@@ -251,12 +252,13 @@ def mistake_words(view: View) -> str:
     ]
     said = ", ".join(f"{count} {words}" for count, words in parts if count)
     more = '; the pictures stand under "Detected where there is none"' if found.nothing else ""
+    more = more or '; the pictures stand under "A second or badly fitting box"'
     return f"{plural(found.total, 'box', 'boxes')} of those above the threshold are wrong: {said}{more}."
 
 
 def where_table(view: View) -> Table | None:
     """Groups for which it is refuted, not shown or untested that animals are found; None where all are shown."""
-    ranks = {"failed": 0, "thin": 1, "open": 2}
+    ranks = {"failed": 0, "alone": 1, "thin": 2, "open": 3}
     held = sorted((p for p in places(view) if p.standing != "met"), key=lambda p: ranks[p.standing])
     rows = tuple((capital(p.name), _why(p, view), _seen(p, view)) for p in held)
     caption = "Where not to use it: groups for which it was not shown that enough animals are found"
@@ -268,8 +270,11 @@ def _why(place: Place, view: View) -> str:
     value = both_text(place.estimate, level=False)
     if place.standing == "thin":
         return f"too little evidence: {(place.estimate.interval and place.estimate.interval.reason) or 'no value'}"
-    said = f"animals are overlooked: {value} found, {asked}" if place.standing == "failed" else ""
-    said = said or f"neither shown nor refuted: {value} found, {asked}"
+    said = {
+        "failed": "animals are overlooked",
+        "alone": f"fails alone, not as one of {plural(len(places(view)), 'group')} (Holm's correction)",
+    }.get(place.standing, "neither shown nor refuted")
+    said += f": {value} found, {asked}"
     bias = next((one for one in view.own() if _same_group(one, place) and one.metric == "count_bias"), None)
     return said + ("" if bias is None else _way(bias))
 
@@ -300,6 +305,9 @@ def collection_table(view: View) -> Table | None:
         if place.standing == "thin":
             lacking = max(1, least - place.estimate.n_clusters)
             rows.append((f"{capital(unit)} with {place.name}", f"at least {lacking} more", "too few for any statement"))
+        elif place.standing == "alone":
+            more = f"some more (now {place.estimate.n_clusters}): it fails alone already"
+            rows.append((f"{capital(unit)} with {place.name}", more, "whether animals are overlooked there"))
         elif place.standing == "open":
             rows.append((f"{capital(unit)} with {place.name}", _how_many(place), "whether enough are found there"))
     for finding in view.findings:
@@ -323,7 +331,11 @@ def _known_by_people(view: View) -> Iterator[tuple[str, str, str]]:
         yield "Tiles that somebody looked at and found empty", f"{least - held} more (now {held})", "false positives"
     missing = {item.metric for item in view.own() if item.missing}
     if "projected_precision" in missing:
-        yield "Share of tiles without an animal in your survey", "one number: empty_share", "boxes right in the survey"
+        yield (
+            "Share of tiles without an animal in your survey",
+            "one number: --empty-share",
+            "boxes right in the survey",
+        )
     if "false_positives_per_km2" in missing:
         yield "Pixel size on the ground", "column spacing_mm, 10 for 1 cm", "false positives a square kilometre"
     bias = view.get("count_bias")

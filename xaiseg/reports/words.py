@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from xaiseg.deciding import HOLM
 from xaiseg.estimate import Estimate
-from xaiseg.judge import Finding
+from xaiseg.judge import Finding, Verdict
 from xaiseg.protocol import Requirement
 from xaiseg.reports.numbers import both_text
 
@@ -35,7 +36,7 @@ METRICS: Final[Mapping[str, str]] = {
     "exact_count_share": "images counted exactly",
     "clusters_within_5_percent": "clusters counted right to within 5 %",
     "animals_total": "animals in the surveyed area, as annotated",
-    "animals_total_detected": "animals in the surveyed area, as detected",
+    "animals_total_detected": "detections scaled to the surveyed area, not animals",
     "animals_total_cv": "coefficient of variation of the animals in the surveyed area",
     "detections_sum": "sum of detections over images, not animals",
     "reference_sum": "sum of annotated boxes over images",
@@ -217,7 +218,9 @@ def short_reason(finding: Finding, estimate: Estimate | None) -> str:
     failing = f", {len(finding.failing)} of them fail" if finding.failing else ""
     if not worst:
         return capital(finding.reason)
-    return f"Worst of {len(finding.members)}{failing}: {worst}, {both_text(estimate)}"
+    said = f"Worst of {len(finding.members)}{failing}: {worst}, {both_text(estimate)}"
+    alone = finding.verdict is Verdict.INSUFFICIENT and HOLM in finding.reason
+    return f"{said}{'; a group fails alone' + HOLM if alone else ''}"
 
 
 def plural(count: int, word: str, many: str = "") -> str:
