@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -72,6 +74,30 @@ def test_an_image_that_fails_alone_fails_alone():
     assert all(isinstance(error, SubjectError) for error in failed.values())
     assert predictor.held("b") is None
     assert len(predictor.held("a").scores) == len(predictor.held("e").scores) == 1
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [torch.zeros(1, 40, 60, dtype=torch.bool), torch.zeros(2, 20, 30, dtype=torch.bool), torch.zeros(2, 40, 60)],
+)
+def test_masks_that_do_not_fit_the_image_fail_it(masks):
+    class Other(BrightBlobs):
+        def _detect(self, image: np.ndarray) -> Boxes:
+            return replace(super()._detect(image), masks=masks)
+
+    subject = Other()
+    failed = Predictor(subject, 2).fill({"a": tile("a", 2)}, Counter())
+    assert str(failed["a"]).startswith("a: the masks do not fit")
+    assert str(failed["a"]).endswith("Allowed: torch.bool (2, 40, 60).")
+
+
+def test_masks_reach_a_check_as_they_are():
+    subject, case = BrightBlobs(), tile("a", 2)
+    predictor = Predictor(subject, 2)
+    assert predictor.fill({"a": case}, Counter()) == {}
+    masks = context_of(predictor, subject, case).detections().masks
+    assert masks.dtype is torch.bool
+    assert masks.sum(dim=(1, 2)).tolist() == [100, 100]
 
 
 def test_a_segmenter_is_no_detector():

@@ -41,6 +41,8 @@ class Params:
          "Dice drops by at most 0.05 on average at gain mild"),
         (Requirement("explanation", "excess_context_deletion", 0.0, "at_least", target="hirescam"),
          "Hirescam finds the context at least as well as the best picture without a model"),
+        (Requirement("performance.detection", "mask_recall", 0.8, "at_least"),
+         "At least 80 % of the animals with an outline are found with a mask of IoU 0.5 or more"),
         (Requirement("other.check", "thing", 3.0, "at_least"), "Other.check thing is at least 3"),
     ],
 )  # fmt: skip

@@ -106,6 +106,10 @@ class Predictor:
             return
         if not bool(torch.isfinite(answer.xyxy).all()) or not bool(torch.isfinite(answer.scores).all()):
             raise SubjectError("a detection holds NaN or infinity", where=name)
+        masks, fitting = answer.masks, (len(answer.scores), *shape)
+        if masks is not None and (masks.dtype != torch.bool or tuple(masks.shape) != fitting):
+            got = f"{masks.dtype} {tuple(masks.shape)}"
+            raise SubjectError("the masks do not fit", where=name, got=got, allowed=f"torch.bool {fitting}")
         classes = len(self._subject.info.classes) if self._subject is not None else 0
         if len(answer.labels) and not 0 <= int(answer.labels.min()) <= int(answer.labels.max()) < classes:
             raise SubjectError(

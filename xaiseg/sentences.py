@@ -76,6 +76,10 @@ PHRASES: Final[Mapping[str, Phrase]] = {
     "performance.detection precision": Phrase(
         "{amount} of detections are right", "proportion", "detections", "false detections"
     ),
+    "performance.detection mask_recall": Phrase(
+        "{amount} of the animals with an outline are found with a mask of IoU 0.5 or more", "proportion", "animals"
+    ),
+    "performance.detection mask_iou": Phrase("mean IoU of the masks of found animals is {amount}"),
     "performance.detection f1": Phrase("F1 is {amount}"),
     "performance.detection ap50": Phrase("average precision at IoU 0.5 (AP50) is {amount}"),
     "performance.detection ap": Phrase("average precision (AP50:95) is {amount}"),

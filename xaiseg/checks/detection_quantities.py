@@ -16,7 +16,8 @@ from xaiseg.checks.quantities import UNIT_RANGE
 from xaiseg.detection.curves import FROC_RATES, average_precision, final_recall, mean_over, sensitivity
 from xaiseg.detection.matching import THRESHOLDS, reaches
 
-_FAILED: Final = "a failed image counts as the fullest one, with every object missed"
+#: How a failed image enters what is counted by objects.
+FAILED: Final = "a failed image counts as the fullest one, with every object missed"
 
 
 def quantities(held: Found, target: str, params: Any) -> Iterator[Quantity]:
@@ -41,15 +42,15 @@ def _at_threshold(held: Found, target: str, params: Any) -> Iterator[Quantity]:
     said = f"score >= {held.threshold:g}, {rule_of(params)}"
     images = np.concatenate([flat.object_image for flat in held.flats])
     found = np.concatenate([reaches(flat.object_score, held.threshold) for flat in held.flats])
-    cases, values = _with_failed(held, held.cases[images], found, held.missed)
+    cases, values = with_failed(held, held.cases[images], found, held.missed)
     yield Quantity(
         "recall", "proportion", cases, values, better="higher", of="object", target=target, strata=True, weigh="case",
-        note=f"{said}; {_FAILED}", bounds=UNIT_RANGE,
+        note=f"{said}; {FAILED}", bounds=UNIT_RANGE,
     )  # fmt: skip
     shown = [reaches(flat.score, held.threshold) & (flat.found != -2) for flat in held.flats]
     images = np.concatenate([flat.image[keep] for flat, keep in zip(held.flats, shown, strict=True)])
     right = np.concatenate([flat.found[keep] >= 0 for flat, keep in zip(held.flats, shown, strict=True)])
-    cases, values = _with_failed(held, held.cases[images], right, held.alarms)
+    cases, values = with_failed(held, held.cases[images], right, held.alarms)
     yield Quantity(
         "precision", "proportion", cases, values, better="higher", of="detection",
         target=target, strata=True, weigh="case", bounds=UNIT_RANGE,
@@ -59,7 +60,7 @@ def _at_threshold(held: Found, target: str, params: Any) -> Iterator[Quantity]:
     outcomes = np.concatenate([outcomes, np.tile([0.0, 0.0, held.missed], (len(held.failed), 1))])
     yield Quantity(
         "f1", "statistic", held.cases, outcomes, better="higher", of="object", target=target, function=_f1,
-        weigh="case", note=f"{said}; {_FAILED}", bounds=UNIT_RANGE,
+        weigh="case", note=f"{said}; {FAILED}", bounds=UNIT_RANGE,
     )  # fmt: skip
     events = np.concatenate([held.false, np.full(len(held.failed), held.alarms)])
     yield Quantity(
@@ -69,7 +70,7 @@ def _at_threshold(held: Found, target: str, params: Any) -> Iterator[Quantity]:
     )  # fmt: skip
 
 
-def _with_failed(held: Found, cases: np.ndarray, values: np.ndarray, times: float) -> tuple[np.ndarray, np.ndarray]:
+def with_failed(held: Found, cases: np.ndarray, values: np.ndarray, times: float) -> tuple[np.ndarray, np.ndarray]:
     """Cases and values (0 or 1) with each failed image ``times`` times as a 0."""
     lost = np.repeat(held.failed, int(times))
     return np.concatenate([cases, lost]), np.concatenate([values.astype(np.float64), np.zeros(len(lost))])
@@ -99,10 +100,10 @@ def _by_size(held: Found, target: str, params: Any) -> Iterator[Quantity]:
     for name, low, high in size_levels(params.sizes):
         inside = (sizes >= low) & (sizes < high)
         fullest = max(1, int(np.bincount(images[inside], minlength=1).max()))
-        cases, values = _with_failed(held, held.cases[images[inside]], found[inside], fullest if inside.any() else 0)
+        cases, values = with_failed(held, held.cases[images[inside]], found[inside], fullest if inside.any() else 0)
         yield Quantity(
             "recall", "proportion", cases, values, better="higher", of="object", target=target, factor="size",
-            level=name, weigh="case", bounds=UNIT_RANGE, note=f"square root of the reference box's area; {_FAILED}",
+            level=name, weigh="case", bounds=UNIT_RANGE, note=f"square root of the reference box's area; {FAILED}",
         )  # fmt: skip
 
 
@@ -118,7 +119,7 @@ def _average_precision(held: Found, target: str, params: Any) -> Iterator[Quanti
     ):
         yield Quantity(
             metric, "statistic", held.cases, positions, better="higher", of="object", target=target, strata=strata,
-            weigh="case", pooled=mean_over(pools, of), note=f"{note}; {_FAILED}", bounds=UNIT_RANGE,
+            weigh="case", pooled=mean_over(pools, of), note=f"{note}; {FAILED}", bounds=UNIT_RANGE,
         )  # fmt: skip
 
 
@@ -131,7 +132,7 @@ def _froc(held: Found, target: str) -> Iterator[Quantity]:
         return Quantity(
             "froc", "statistic", held.cases, positions, better="higher", of="object", target=target,
             factor="false_positives_per_image" if level else "", level=level, weigh="case", pooled=reads,
-            note=f"{note}; {_FAILED}", bounds=UNIT_RANGE,
+            note=f"{note}; {FAILED}", bounds=UNIT_RANGE,
         )  # fmt: skip
 
     yield quantity(FROC_RATES, "", "mean recall at 1/8 to 8 false positives an image")

@@ -27,6 +27,9 @@ class Flat:
         score, found, hits, void, rank: (D,) of each detection, as in the match table; rank within its image.
         object_image: (R,) int64, position of each object's image.
         object_size, object_score: (R,) float64.
+        object_outlined: (R,) bool, the reference has an outline of it and no box alone.
+        object_mask_iou: (R,) float64, IoU of that outline and the mask of the detection that found the object; 0 where
+            it has no mask, was not found at any score, or has no outline.
         objects: (M,) float64, number of objects in each image.
     """
 
@@ -39,6 +42,8 @@ class Flat:
     object_image: np.ndarray
     object_size: np.ndarray
     object_score: np.ndarray
+    object_outlined: np.ndarray
+    object_mask_iou: np.ndarray
     objects: np.ndarray
 
     def pool(self, bit: int, most: int | None = None) -> Pool:
@@ -70,6 +75,7 @@ class Found:
         reference, detected, false, right: (answered,) float64 counts at the threshold, over the classes.
         km2: (answered,) float64, ground area, NaN where unknown.
         least: objects that a failed image counts for at least: 1, or 0 where there is no object of this class at all.
+        has_masks: the subject draws a mask of each detection.
     """
 
     cases: np.ndarray
@@ -83,6 +89,7 @@ class Found:
     right: np.ndarray
     km2: np.ndarray
     least: float = 1.0
+    has_masks: bool = False
 
     @property
     def failed(self) -> np.ndarray:
@@ -124,7 +131,10 @@ def gathered(
     sums = chosen.groupby("case", sort=True)[["n_reference", "n_detected", "n_false", "n_found"]].sum()
     reference, detected, false, right = sums.to_numpy(dtype=np.float64).T if len(sums) else np.zeros((4, 0))
     km2 = chosen.groupby("case", sort=True)["km2"].first().to_numpy(dtype=np.float64)
-    return Found(cases, len(answered), threshold, flats, tuple(classes), reference, detected, false, right, km2, least)
+    return Found(
+        cases, len(answered), threshold, flats, tuple(classes), reference, detected, false, right, km2, least,
+        has_masks="mask_iou" in chosen and bool(chosen["mask_iou"].notna().any()),
+    )  # fmt: skip
 
 
 def _flat(rows: pd.DataFrame, place: dict[str, int], images: int, least: float) -> Flat:
@@ -134,6 +144,7 @@ def _flat(rows: pd.DataFrame, place: dict[str, int], images: int, least: float) 
     objects = np.zeros(images)
     objects[positions] = sizes
     objects[len(place) :] = max(least, float(objects.max(initial=0.0)))
+    outlined, fits = _masks(rows, sizes)
     return Flat(
         image=np.repeat(positions, counts),
         score=_joined(rows["score"], np.float64),
@@ -144,8 +155,18 @@ def _flat(rows: pd.DataFrame, place: dict[str, int], images: int, least: float) 
         object_image=np.repeat(positions, sizes),
         object_size=_joined(rows["reference_size"], np.float64),
         object_score=_joined(rows["reference_score"], np.float64),
+        object_outlined=outlined,
+        object_mask_iou=fits,
         objects=objects,
     )
+
+
+def _masks(rows: pd.DataFrame, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which objects have an outline, and how well it is met; rows of runs from before masks were measured have none."""
+    if "mask_iou" not in rows:
+        return np.zeros(sizes.sum(), dtype=bool), np.zeros(sizes.sum())
+    fits = [np.zeros(size) if one is None else one for one, size in zip(rows["mask_iou"], sizes, strict=True)]
+    return _joined(rows["reference_outlined"], bool), np.nan_to_num(_joined(fits, np.float64))
 
 
 def _joined(lists: Iterable[np.ndarray], kind: type) -> np.ndarray:

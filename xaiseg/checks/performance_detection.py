@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from xaiseg.checks import detection_counts, detection_quantities
+from xaiseg.checks import detection_counts, detection_masks, detection_quantities
 from xaiseg.checks.base import Context, Quantity, Row, Tables, check
 from xaiseg.checks.detection_rows import ID, gathered
 from xaiseg.checks.quantities import fact, failed_cases, reference_rows
@@ -95,6 +95,10 @@ _FLOATS, _WHOLE = pa.list_(pa.float64()), pa.list_(pa.int64())
         ("reference_score", _FLOATS),  # of the detection that found the object; 0 = missed at any threshold
         ("reference_near", _FLOATS),  # the best score of any detection that would fit it
         ("reference_box", pa.list_(pa.float32())),
+        ("reference_outlined", pa.list_(pa.bool_())),  # the reference has polygons of it, not a box alone
+        # IoU of those polygons and the mask of the detection that found the object, at any score; NaN where nothing
+        # found it or it has no outline. Null where the subject drew no masks in this image.
+        ("mask_iou", _FLOATS),
         ("ignored_box", pa.list_(pa.float32())),
     ],
     score="right",
@@ -111,7 +115,8 @@ class PerformanceDetection:
             found, table, objects = _matched(case.boxes, context.detections(), index, context.params)
             _offer(context, found, table, objects, threshold, case.boxes)
             again = _again(context.detections(), index, table.order)
-            yield {"target": name, "merged": again, **_row(case, found, table, objects, threshold)}
+            fits = detection_masks.mask_columns(case, context.detections(), index, table)
+            yield {"target": name, "merged": again, **_row(case, found, table, objects, threshold), **fits}
 
     def quantities(self, tables: Tables, params: Any) -> Iterable[Quantity]:
         """Overall and, with several classes, for each class of which there is an object or a detection."""
@@ -124,6 +129,7 @@ class PerformanceDetection:
             least = 0.0 if target and not rows.loc[rows["target"] == target, "n_reference"].any() else 1.0
             held = gathered(rows, failed, own, float(tables.facts["threshold"]), least=least)
             yield from detection_quantities.quantities(held, target, params)
+            yield from detection_masks.quantities(held, target, params)
             yield from detection_counts.quantities(held, target, params, tables)
         if len(every) > 1:
             lacking = [name for name in every if name not in classes]

@@ -8,8 +8,10 @@ from typing import Final
 
 import numpy as np
 
+from xaiseg.checks.detection_masks import FITS
 from xaiseg.checks.detection_rows import ID, OWN_RULE, Found, gathered
 from xaiseg.detection.curves import FROC_RATES, precision_recall
+from xaiseg.detection.matching import reaches
 from xaiseg.estimate import Estimate
 from xaiseg.reports import svg
 from xaiseg.reports.facts import cluster_words
@@ -53,12 +55,29 @@ def _answer(view: View, held: Found, recall: Estimate) -> str:
     if precision is not None:
         wrong = mistake_words(view) or "no box above the threshold is wrong"
         said += f". Of its boxes {both_text(precision)} are right on these tiles; {wrong}"
-    said = f"{said.rstrip('.')}. {count_words(view).rstrip('.')}"
+    said = f"{said.rstrip('.')}. {_mask_words(view, held)}{count_words(view).rstrip('.')}"
     again = view.get("border_duplicates")
     if again is not None and again.value is not None:
         said += f". Where tiles overlap, {again.value:.0f} detections stood twice and were merged"
     said += f". {total_words(view.own())}. {SEEN_ONLY}."
-    return said + missing_note(view, ("projected_precision", "false_positives_per_km2"))
+    return said + missing_note(view, ("projected_precision", "false_positives_per_km2", "mask_recall"))
+
+
+def _mask_words(view: View, held: Found) -> str:
+    """How well instance masks fit, as one sentence; "" for a detector of boxes, or without outlines."""
+    fitting, mean = view.get("mask_recall"), view.get("mask_iou")
+    if fitting is None or fitting.value is None:
+        return ""
+    outlined = np.concatenate([flat.object_outlined for flat in held.flats])
+    fits = np.concatenate([flat.object_mask_iou for flat in held.flats]) >= FITS
+    found = np.concatenate([reaches(flat.object_score, held.threshold) for flat in held.flats])
+    count = int((outlined & found & fits).sum())
+    lost = f"; with {fitting.n_failed} failed" if fitting.n_failed else ""
+    said = f"Masks: of {plural(int(outlined.sum()), 'animal')} with an outline {count} are found with a mask of IoU "
+    said += f"{FITS:g} or more{lost}: {both_text(fitting)}"
+    if mean is None or mean.value is None:
+        return f"{said}. "
+    return f"{said}; mean IoU of those found {both_text(mean)}. "
 
 
 def _axes(x: svg.Axis, up: svg.Axis, height: float, ticks: Sequence[tuple[float, str]], title: str) -> list[str]:

@@ -26,6 +26,8 @@ METRICS: Final[Mapping[str, str]] = {
     "froc": "mean recall at 1/8 to 8 false positives an image",
     "recall": "animals found",
     "precision": "detections that are right",
+    "mask_recall": "animals found with a mask that fits",
+    "mask_iou": "IoU of the masks of found animals",
     "right": "balance of found, missed and false boxes",
     "false_positives_per_1000_empty_tiles": "false positives on 1,000 empty tiles",
     "false_positives_per_km2": "false positives a square kilometre",
