@@ -407,6 +407,16 @@ def fake_ultralytics(monkeypatch):
     return seen
 
 
+@pytest.mark.parametrize("trust", [False, True])
+def test_a_program_of_torchscript_is_no_pickle_of_ultralytics(tmp_path, trust):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.trace(nn.Conv2d(3, 2, 1), torch.zeros(1, 3, 8, 8)), str(tmp_path / "ts.pt"))
+    words = r"model\.yaml:\d+: this file is a TorchScript program.*Write source: \{torchscript: ts.pt\}"
+    with pytest.raises(UsageError, match=words):
+        load_subject(model(tmp_path, "{ultralytics: ts.pt}", trust=trust))
+
+
 def ultralytics(folder, **more):
     (folder / "best.pt").write_bytes(b"a pickle")
     return model(folder, "{ultralytics: best.pt}", **{"trust": True, **more})

@@ -155,6 +155,15 @@ def test_a_model_that_cannot_be_told_is_one_clear_error(tmp_path, data, monkeypa
         initialise(name, data, out=tmp_path / "out.yaml")
 
 
+@pytest.mark.parametrize("trust", [False, True])
+def test_a_pickled_model_is_to_be_exported_or_saved_as_weights(tmp_path, data, trust):
+    torch.save(TinyNet(), tmp_path / "pickle.pt")
+    words = r"no source takes a pickled model.*Export the model .*ONNX.*torch.export.*state_dict\(\)"
+    with pytest.raises(UsageError, match=words) as caught:
+        initialise(str(tmp_path / "pickle.pt"), data, out=tmp_path / "out.yaml", trust=trust)
+    assert "model.yaml" not in str(caught.value)
+
+
 def test_an_existing_file_is_kept(tmp_path, data):
     before = (tmp_path / "model.yaml").read_text(encoding="utf-8")
     with pytest.raises(UsageError, match="--force"):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import warnings
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,11 +20,14 @@ from tests.detection_worlds import survey
 from tests.worlds import blob_world
 from xaiseg.data.coco import read_coco
 from xaiseg.data.megadetector import Batch, Found, batch_document
+from xaiseg.drafts import Draft
 from xaiseg.errors import NothingToAudit, UsageError
 from xaiseg.initialise import initialise
 from xaiseg.initialise_boxes import readings
-from xaiseg.initialise_names import COCO, mismatch, model_classes
+from xaiseg.initialise_names import COCO, class_of, mismatch, model_classes
+from xaiseg.initialise_tries import clear_choice, labels_met
 from xaiseg.modelfile import read_model_file
+from xaiseg.subject import Boxes
 
 SIDE = 64
 
@@ -98,15 +103,78 @@ def test_layout_classes_and_colours_of_an_onnx_detector_are_found(tmp_path):
     assert recall.value == 1.0
 
 
+def reason(out, key):
+    (line,) = (line for line in out.read_text(encoding="utf-8").splitlines() if line.strip().startswith(f"{key}:"))
+    return line.partition("# guess: ")[2]
+
+
+def test_the_usual_colours_are_left_only_where_the_labels_tell(tmp_path):
+    path, out = str(onnx(tmp_path / "m.onnx")), tmp_path / "model.yaml"
+    initialise(path, tiles(tmp_path / "many"), out=out)
+    assert re.fullmatch(r"a few labels are met clearly better than with rgb \(.* 1.00 against 0.00.*\)",
+                        reason(out, "channel_order"))  # fmt: skip
+    # One label is met by blue-green-red in 0 to 255 alone, which may be chance.
+    initialise(path, tiles(tmp_path / "one", count=2), out=out, force=True)
+    model = read_model_file(out)
+    assert (model.input.range, model.input.channel_order) == ((0, 1), "rgb")
+    assert reason(out, "channel_order") == (
+        "usual for the layout yolov8; it cannot be told apart from bgr on a few labels (average precision 0.00 against "
+        "1.00, labels met 0 against 1)"
+    )
+    assert reason(out, "resize") == "usual for the layout yolov8; no other was tried"
+
+
+def test_grey_images_do_not_tell_the_order_of_the_colours(tmp_path):
+    data, out = tiles(tmp_path / "data"), tmp_path / "model.yaml"
+    for path in (data / "images").iterdir():
+        with Image.open(path) as picture:
+            grey = picture.getchannel(0)
+        grey.convert("RGB").save(path)
+    initialise(str(onnx(tmp_path / "m.onnx")), data, out=out)
+    model = read_model_file(out)
+    assert (model.input.range, model.input.channel_order) == ((0, 255), "rgb")
+    assert "clearly better than with [0, 1]" in reason(out, "range")
+    assert "cannot be told apart from bgr" in reason(out, "channel_order")
+
+
+@pytest.mark.parametrize(
+    ("precisions", "met", "expected"),
+    [
+        ((0.30, 0.34, 0.10), (3, 6, 1), 0),  # too little more
+        ((0.30, 0.60, 0.10), (3, 4, 1), 0),  # one label may be chance
+        ((0.30, 0.60, 0.10), (3, 5, 1), 1),
+        ((0.00, 0.30, 0.32), (0, 4, 8), 1),  # of two that are better the nearer to what is usual
+        ((None, 0.30, 0.60), (0, 4, 8), 2),
+    ],
+)
+def test_a_way_wins_by_a_clear_margin_alone(precisions, met, expected):
+    ways = [Draft({}, {}, None, None, agreement=one, met=two) for one, two in zip(precisions, met, strict=True)]
+    assert ways.index(clear_choice(ways)) == expected
+
+
+def test_labels_met_counts_the_best_boxes_alone(tmp_path):
+    def case(boxes):
+        return SimpleNamespace(boxes=np.array([[*box, 0] for box in boxes], float))
+
+    def found(boxes, scores):
+        return Boxes(torch.tensor(boxes).float(), torch.tensor(scores), torch.zeros(len(scores), dtype=torch.int64))
+
+    here, there = (0, 0, 10, 10), (30, 30, 40, 40)
+    assert labels_met([(case([here, there]), found([here, there], [0.9, 0.8]))]) == 2
+    assert labels_met([(case([here]), found([there, here], [0.9, 0.8]))]) == 0
+    pairs = [(case([here]), found([there, here], [0.9, 0.8])), (case([here]), found([there], [0.1]))]
+    assert labels_met(pairs) == 1
+
+
 def test_names_in_the_file_are_the_classes_and_another_name_of_the_labels_is_said(tmp_path):
     data, out = tiles(tmp_path / "data", name="seel"), tmp_path / "model.yaml"
     lines = initialise(str(onnx(tmp_path / "m.onnx", 2, {0: "boat", 1: "seal"})), data, out=out)
     assert read_model_file(out).classes == ("boat", "seal")
     assert any("the labels mark 'seel', which is no class of the model (0 boat, 1 seal)" in line for line in lines)
-    assert "    # labels: {7: 0}" in out.read_text(encoding="utf-8")
+    assert "    # labels: {7: 255}   # 255 is a placeholder that leaves out seel" in out.read_text(encoding="utf-8")
     with pytest.raises(UsageError, match=r"'seel' is no class.*0 boat, 1 seal.*did you mean 'seal'.*labels: \{7: N\}"):
         xaiseg.audit(out, "ecology", out=tmp_path / "run", pdf=False)
-    out.write_text(out.read_text(encoding="utf-8").replace("# labels: {7: 0}", "labels: {7: 1}"), encoding="utf-8")
+    out.write_text(out.read_text(encoding="utf-8").replace("# labels: {7: 255}", "labels: {7: 1}"), encoding="utf-8")
     assert xaiseg.audit(out, "ecology", out=tmp_path / "run", pdf=False).overall.exit_code in (1, 3)
 
 
@@ -129,7 +197,9 @@ def test_detections_of_megadetector_audit_without_a_model(tmp_path):
         ("animal",),
         0.2,
     )
-    assert "boxes of person are left out" in out.read_text(encoding="utf-8")
+    text = out.read_text(encoding="utf-8")
+    assert "boxes of person are left out" in text
+    assert "threshold: {value: 0.2, chosen_on: default}  # guess: the file names it as typical of its detector" in text
     outcome = xaiseg.audit(out, "ecology", out=tmp_path / "run", pdf=False)
     written = json.loads((tmp_path / "run" / "detections.json").read_text(encoding="utf-8"))
     failed = [image for image in written["images"] if "failure" in image]
@@ -138,12 +208,38 @@ def test_detections_of_megadetector_audit_without_a_model(tmp_path):
     assert any(e.metric == "failed_images" and e.value == pytest.approx(1 / 8) for e in outcome.estimates)
 
 
+def detections(path, names):
+    nothing = Found(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))
+    held = batch_document(Batch(("animal", "person", "vehicle"), dict.fromkeys(names, nothing)))
+    path.write_text(json.dumps(held), encoding="utf-8")
+    return str(path)
+
+
 def test_detections_of_other_images_are_refused(tmp_path):
     data = tiles(tmp_path / "data")
-    held = batch_document(Batch(("seal",), {"other.jpg": Found(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))}))
-    (tmp_path / "md.json").write_text(json.dumps(held), encoding="utf-8")
-    with pytest.raises(UsageError, match="the detector cannot be tried.*does not know this image"):
-        initialise(str(tmp_path / "md.json"), data, out=tmp_path / "model.yaml")
+    words = r"md.json: the file names .* differ.*'trap/IMG_1.JPG' among the detections, 't0.png' among the images"
+    with pytest.raises(UsageError, match=words) as caught:
+        initialise(detections(tmp_path / "md.json", ["trap/IMG_1.JPG"]), data, out=tmp_path / "model.yaml")
+    assert "by hand" not in str(caught.value)
+    with pytest.raises(UsageError, match="lists no image"):
+        initialise(detections(tmp_path / "none.json", []), data, out=tmp_path / "model.yaml")
+
+
+def test_detections_of_some_of_the_images_are_tried_on_those(tmp_path):
+    data, out = tiles(tmp_path / "data", name="animal"), tmp_path / "model.yaml"
+    lines = initialise(detections(tmp_path / "md.json", ["t1.png", "t3.png"]), data, out=out)
+    assert any("does not know 6 of 8 images; they would be failed images" in line for line in lines), lines
+    assert any(line.startswith("look at this: the detector shows nothing") for line in lines)
+
+
+def test_a_threshold_that_nobody_chose_has_its_own_reason(tmp_path):
+    data, out = tiles(tmp_path / "data", name="animal"), tmp_path / "model.yaml"
+    initialise(detections(tmp_path / "md.json", [f"t{index}.png" for index in range(8)]), data, out=out)
+    (line,) = (line for line in out.read_text(encoding="utf-8").splitlines() if "threshold:" in line)
+    assert line.strip() == (
+        "threshold: {value: 0.5, chosen_on: default}  # guess: nobody chose 0.5, and 0.2 is usual for MegaDetector v5; "
+        "choose it on validation images"
+    )
 
 
 @pytest.mark.parametrize("kind", ["coco", "yolo", "voc"])
@@ -253,7 +349,8 @@ def test_a_checkpoint_that_runs_code_is_named_and_not_opened(tmp_path, module, w
 
 def test_weights_that_are_no_detector_are_said(tmp_path):
     torch.save({"fc.weight": torch.zeros(10, 4)}, tmp_path / "classifier.pt")
-    with pytest.raises(UsageError, match="does not say which network it belongs to"):
+    words = "does not say which network it belongs to.*Give torchvision:NAME:classifier.pt or smp:ARCH:ENCODER:class"
+    with pytest.raises(UsageError, match=words):
         initialise(str(tmp_path / "classifier.pt"), tiles(tmp_path / "data"), out=tmp_path / "model.yaml")
 
 
@@ -297,6 +394,35 @@ def test_augmented_copies_are_pointed_out(tmp_path):
     (data / "annotations.json").write_text(json.dumps(document), encoding="utf-8")
     initialise(model, data, out=out, force=True)
     assert "    # where: {augmented: false}" in out.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "expected"),
+    [
+        ("human", COCO, "person"),
+        ("People", COCO, "person"),
+        ("animal", COCO, None),
+        ("goat", COCO, None),
+        ("sea lion", ["lion"], None),
+        ("harbour_seals", ["boat", "seal"], "seal"),
+        ("aeroplane", COCO, "airplane"),
+        ("girafe", COCO, "giraffe"),
+        ("zebra", ["animal", "person", "vehicle"], "animal"),
+        ("truck", ["animal", "person", "vehicle"], "vehicle"),
+        ("human", ["animal"], None),
+    ],
+)
+def test_a_name_of_the_labels_finds_the_class_that_it_means(name, classes, expected):
+    place = class_of(name, classes)
+    assert (None if place is None else classes[place]) == expected
+
+
+def test_a_number_that_nobody_can_guess_is_a_placeholder():
+    _, line = mismatch("coco", {1: "animal", 2: "human"}, COCO)
+    assert line == (
+        "labels: {1: 255, 2: 0}   # counts human as person; 255 is a placeholder that leaves out animal: no class has "
+        "such a name; write the number of one, or keep 255"
+    )
 
 
 def test_voc_has_no_numbers_to_map():

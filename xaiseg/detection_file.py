@@ -33,6 +33,7 @@ class DetectionFile(Detector):
         self.info = info
         self._path = path
         batch = read_batch(path)
+        self.names = tuple(batch.images)
         self._label = _labels(batch, info.classes, path)
         self._held: dict[str, Found | str] = {}
         for name, held in batch.images.items():
@@ -41,6 +42,10 @@ class DetectionFile(Detector):
         self._by_last: dict[str, list[str]] = defaultdict(list)
         for name in self._held:
             self._by_last[PurePosixPath(name).name].append(name)
+
+    def knows(self, case: str) -> bool:
+        """Whether an image of the file can be this case, be it one on which the detector failed."""
+        return bool(self._names(case))
 
     def predict(self, images: Sequence[Tensor], *, batch_size: int = 8) -> list[Boxes]:
         """Refuses: there is no model that could look at an image."""

@@ -63,6 +63,11 @@ def make_detector(
         raise UsageError(str(error).rstrip("."), where=model.where("output")) from error
 
 
+def detection_names() -> list[str]:
+    """Names of torchvision's detectors; those of key points are none here."""
+    return [name for name in list_models(module=detection) if not name.startswith("keypoint")]
+
+
 def torchvision_detector(model: ModelFile, state: Mapping[str, Tensor], device: torch.device) -> NetworkDetector:
     """A detection model of torchvision with the weights of a state dict.
 
@@ -70,7 +75,7 @@ def torchvision_detector(model: ModelFile, state: Mapping[str, Tensor], device: 
         UsageError: torchvision has no such model, the weights do not fit, or the images would be normalised twice.
     """
     name, place = model.source.target, model.where("source", "torchvision")
-    known = [known for known in list_models(module=detection) if not known.startswith("keypoint")]
+    known = detection_names()
     if name not in known:
         hint = did_you_mean(name, known)
         raise UsageError("torchvision has no such detection model", where=place, got=name, then=hint)

@@ -31,6 +31,7 @@ class Draft:
         tried: (case, Prediction or Boxes) of the images that the model was tried on.
         dice: mean Dice of the tried images against their references, or None.
         agreement: of a detector, average precision on the tried images with all classes taken for one, or None.
+        met: of a detector, labels of the tried images that its best boxes meet.
         notes: lines for the entry of the data that the user may want, written behind a #.
         warnings: what a user should look at.
     """
@@ -42,6 +43,7 @@ class Draft:
     tried: Sequence[tuple[Case, Any]] = field(default=(), repr=False)
     dice: float | None = None
     agreement: float | None = None
+    met: int = 0
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 

@@ -14,7 +14,8 @@ from xaiseg.drafts import Draft, draw
 from xaiseg.errors import DataError, NothingToAudit, SubjectError, UsageError, XaisegError
 from xaiseg.initialise_boxes import PROBED, Probe, draw_boxes, guess_detector, probe
 from xaiseg.initialise_names import has_outlines
-from xaiseg.initialise_source import guess_source
+from xaiseg.initialise_source import guess_source, refuse_code
+from xaiseg.initialise_torchvision import detects as torchvision_detects
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,12 +97,10 @@ def guess(model: str, data: Path, *, folder: Path = Path(), trust: bool = False)
         NothingToAudit: no image can be read.
     """
     from xaiseg.data.readers import entry_from_folder
-    from xaiseg.loading import EXECUTES
 
     source, why = guess_source(model, folder)
-    if not trust and (runs := [kind for kind in source if kind in EXECUTES]):
-        what = f"{EXECUTES[runs[0]]} {model} would execute code"
-        raise UsageError(what, where="MODEL", then="Use --trust if you trust whoever made the file")
+    if not trust:
+        refuse_code(source, model, folder)
     entry = entry_from_folder(data)
     alone = (
         "no column 'cluster', 'group' or 'patient': images are assumed independent; name a column with cluster: in "
@@ -129,6 +128,7 @@ def _is_detector(draft: Draft, seen: Probe | str | None) -> bool:
     source, reader = draft.values["source"], draft.entry.reader
     detects = "ultralytics" in source or str(source.get("predictions", "")).endswith(".json")
     detects = detects or ("zoo" in source and zoo.card(source["zoo"]).task == "detection")
+    detects = detects or ("torchvision" in source and torchvision_detects(source["torchvision"]))
     detects = detects or (isinstance(seen, Probe) and bool(seen.readings))
     if detects and reader not in ("coco", "yolo", "voc"):
         then = "A detector needs boxes: a COCO file, labels/*.txt (YOLO) or annotations/*.xml (Pascal VOC)"
@@ -136,7 +136,8 @@ def _is_detector(draft: Draft, seen: Probe | str | None) -> bool:
         what = "the model detects boxes and the data hold " + ("no labels that are known here" if bare else "masks")
         raise UsageError(what, where="--data", got=draft.entry.path if bare else reader, then=then)
     if not detects and (reader in ("yolo", "voc") or (reader == "coco" and not has_outlines(draft.entry))):
-        got = f"an answer of the shape {seen.shape}" if isinstance(seen, Probe) else seen or "no answer"
+        kind = f"a source of kind {next(iter(source))}"
+        got = f"an answer of the shape {seen.shape}" if isinstance(seen, Probe) else seen or kind
         then = "docs/models.md lists the layouts; finished boxes need source: {python: ...}"
         raise UsageError("the data hold boxes and the model is no detector that is known here", where="MODEL", got=got,
                          then=then)  # fmt: skip

@@ -10,19 +10,17 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from xaiseg import zoo
-from xaiseg.errors import DataError, NothingToAudit, SubjectError, UsageError, XaisegError
+from xaiseg.errors import SubjectError, UsageError, XaisegError
 from xaiseg.initialise_names import columns_of, data_classes, mismatch, model_classes, refuse_without_classes
+from xaiseg.initialise_torchvision import of_torchvision
+from xaiseg.initialise_tries import all_refs, clear_choice, clearly_better, figures, known_refs, tried, worth_trying
 
 if TYPE_CHECKING:
     from xaiseg.adapters import Network
     from xaiseg.data.case import Case, CaseRef
-    from xaiseg.detection_file import DetectionFile
     from xaiseg.drafts import Draft
     from xaiseg.subject import Boxes
 
-#: Images that are looked at, and those with the most boxes among them on which the detector is tried.
-LOOKED_AT: Final = 24
-TRIED: Final = 6
 #: Sources whose answer is looked at before the task is known.
 PROBED: Final = ("onnx", "torchscript", "exported")
 #: Side of the grid where the file fixes none; most detectors are trained at it.
@@ -36,9 +34,12 @@ _PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
     "end2end": _LETTERBOX,
     "fastestdet": {"range": [0, 1], "channel_order": "bgr", "resize": "stretch"},
 }
-#: Average precision below which boxes and labels have nothing to do with each other.
-_HARDLY: Final = 0.05
 _COLOURS: Final = (([0, 1], "rgb"), ([0, 1], "bgr"), ([0, 255], "rgb"), ([0, 255], "bgr"))
+#: What to do where a detector cannot be tried.
+_THEN: Final = {
+    "predictions": "Check the file of detections: each image needs its detections, or a failure with its reason",
+    "torchvision": "Are the weights those of the network that is named?",
+}
 
 
 @dataclass(frozen=True)
@@ -133,48 +134,100 @@ def guess_detector(draft: Draft, seen: Probe | None) -> Draft:
     labels = data_classes(draft.entry)
     refuse_without_classes(labels, draft.entry)
     draft = replace(draft, values={**draft.values, "task": "detection"})
-    best: Draft | None = None
+    groups = list(_trials(draft, seen, labels))
+    refs, kind = all_refs(draft.entry, labels), _kind(draft)
+    if kind == "predictions":
+        refs, said = known_refs(groups[0][0], refs)
+        groups = [[replace(groups[0][0], warnings=(*draft.warnings, *said))]]
+    refs = worth_trying(draft.entry, refs, labels)
     problems: list[str] = []
-    refs = _chosen_refs(draft, labels)
-    for trial in _trials(draft, seen, labels):
+    chosen = [best for group in groups if (best := _best_of(group, refs, labels, problems)) is not None]
+    if not chosen:
+        then = _THEN.get(kind, "Write model.yaml by hand; docs/models.md lists the layouts")
+        got = problems[0] if problems else "no answer"
+        raise UsageError("the detector cannot be tried", where="MODEL", got=got, then=then)
+    return _with_names(_best_layout(chosen), labels)
+
+
+def _best_of(
+    group: Sequence[Draft], refs: Sequence[CaseRef], labels: Mapping[int, str], problems: list[str]
+) -> Draft | None:
+    """The usual way of a layout, unless another one is clearly better; None where none works, with the reasons."""
+    held: list[Draft] = []
+    for trial in group:
         try:
-            tried = _tried(trial, refs, labels)
+            held.append(tried(trial, refs, labels))
         except (SubjectError, UsageError) as error:
             problems.append(str(error))
+    if not held:
+        return None
+    best = clear_choice(held)
+    return best if len(group) == 1 else _with_reasons(best, held)
+
+
+def _with_reasons(best: Draft, held: Sequence[Draft]) -> Draft:
+    """What range and order of the channels rest on: on labels where they tell, else on what is usual."""
+    layout = best.values["output"]["layout"]
+    for key in ("range", "channel_order"):
+        value = best.values["input"].get(key)
+        others = [one for one in held if one.values["input"].get(key) != value]
+        if value is None or not others:
             continue
-        if best is None or (tried.agreement or 0.0) > (best.agreement or 0.0) + 1e-9:
-            best = tried
-    if best is None:
-        raise UsageError("the detector cannot be tried", where="MODEL", got=problems[0] if problems else "no answer",
-                         then="Write model.yaml by hand; docs/models.md lists the layouts")  # fmt: skip
-    return _with_names(best, labels)
+        rival = max(others, key=lambda one: one.agreement or 0.0)
+        other = rival.values["input"][key]
+        if clearly_better(best, rival):
+            reason = f"a few labels are met clearly better than with {other} ({figures(best, rival)})"
+        else:
+            usual = value == _PRESETS[layout][key]
+            lead = f"usual for the layout {layout}" if usual else "near what is usual"
+            reason = f"{lead}; it cannot be told apart from {other} on a few labels ({figures(best, rival)})"
+        best = best.with_values("input", reason, **{key: value})
+    return best
 
 
-def _trials(draft: Draft, seen: Probe | None, labels: Mapping[int, str]) -> Iterator[Draft]:
-    """Ways in which the model may want its images and be read, the likeliest first."""
-    kind = next(key for key in draft.values["source"] if key != "weights")
+def _best_layout(chosen: Sequence[Draft]) -> Draft:
+    best = max(chosen, key=lambda one: one.agreement or 0.0)
+    others = [one for one in chosen if one is not best]
+    if not others:
+        return best
+    rival = max(others, key=lambda one: one.agreement or 0.0)
+    layout, other = (one.values["output"]["layout"] for one in (best, rival))
+    told = "it cannot be told apart on a few labels from"
+    told = "a few labels are met clearly better than with" if clearly_better(best, rival) else told
+    reason = f"{best.guesses['output', 'layout']}; {told} {other} ({figures(best, rival)})"
+    return best.with_values("output", reason, layout=layout)
+
+
+def _kind(draft: Draft) -> str:
+    return next(str(key) for key in draft.values["source"] if key != "weights")
+
+
+def _trials(draft: Draft, seen: Probe | None, labels: Mapping[int, str]) -> Iterator[list[Draft]]:
+    """For each layout the ways in which the model may want its images, the usual one first and the others by it."""
+    kind = _kind(draft)
     if kind == "predictions":
-        yield _of_file(draft, labels)
+        yield [_of_file(draft, labels)]
         return
     if seen is None:
-        yield _own_way(draft, kind, labels)
+        yield [of_torchvision(draft, labels) if kind == "torchvision" else _own_way(draft, kind, labels)]
         return
     for layout, count in seen.readings:
         names, rests, _ = model_classes(_path(draft), count, labels)
         trial = _named(draft, names, rests)
         trial = trial.with_values("output", f"an answer of the shape {seen.shape} can be read so", layout=layout)
         trial = trial.with_values("output", "none was stated", threshold={"value": 0.5, "chosen_on": "default"})
-        for preset in _presets(layout, seen.channels):
-            asked = trial.with_values("input", "the model answers to it", channels=seen.channels)
-            rests = "the graph takes no other" if seen.fixed else f"none is fixed; {USUAL_SIDE} is common"
-            asked = asked.with_values("input", rests, size=list(seen.size))
-            yield asked.with_values("input", "of the usual ways it agrees best with a few labels", **preset)
+        asked = trial.with_values("input", "the model answers to it", channels=seen.channels)
+        rests = "the graph takes no other" if seen.fixed else f"none is fixed; {USUAL_SIDE} is common"
+        asked = asked.with_values("input", rests, size=list(seen.size))
+        usual = f"usual for the layout {layout}; no other was tried"
+        yield [asked.with_values("input", usual, **preset) for preset in _presets(layout, seen.channels)]
 
 
 def _presets(layout: str, channels: int) -> Iterator[dict[str, Any]]:
     usual = dict(_PRESETS[layout])
     colours = [(usual["range"], usual["channel_order"])]
-    colours += [pair for pair in _COLOURS if pair not in colours]
+    others = [pair for pair in _COLOURS if pair not in colours]
+    colours += sorted(others, key=lambda pair: (pair[0] != usual["range"]) + (pair[1] != usual["channel_order"]))
     for span, order in colours if channels == 3 else [pair for pair in colours if pair[1] == colours[0][1]]:
         held = {**usual, "range": span}
         if "pad_value" in usual:
@@ -227,12 +280,15 @@ def _of_file(draft: Draft, labels: Mapping[int, str]) -> Draft:
 
     batch = read_batch(_path(draft) or Path())
     stated = (batch.info.get("detector_metadata") or {}).get("typical_detection_threshold")
-    usable = isinstance(stated, int | float) and 0 < stated < 1
-    rests = "the file names it as typical" if usable else "none was stated"
+    usable = isinstance(stated, int | float) and 0.001 <= stated < 1
     names, rests = _wanted(batch.categories, labels)
     draft = _named(draft, names, rests)
     draft = draft.with_values("input", "nothing is computed", channels=3)
-    return draft.with_values("output", rests, threshold={"value": stated if usable else 0.5, "chosen_on": "default"})
+    if usable:
+        reason, value = "the file names it as typical of its detector; check it on validation images", stated
+    else:
+        reason, value = "nobody chose 0.5, and 0.2 is usual for MegaDetector v5; choose it on validation images", 0.5
+    return draft.with_values("output", reason, threshold={"value": value, "chosen_on": "default"})
 
 
 def _named(draft: Draft, names: Sequence[str], rests: str) -> Draft:
@@ -255,98 +311,6 @@ def _with_names(draft: Draft, labels: Mapping[int, str]) -> Draft:
     if not said:
         return draft
     return replace(draft, warnings=(*draft.warnings, said), notes=(*draft.notes, line) if line else draft.notes)
-
-
-def _chosen_refs(draft: Draft, labels: Mapping[int, str]) -> list[CaseRef]:
-    """Of images drawn evenly from the list those with the most boxes, so that there is something to agree with."""
-    from xaiseg.data.case import ImageSpec
-    from xaiseg.data.readers import load_case, open_dataset
-
-    spec = ImageSpec(channels=3, classes=tuple(labels.values()), task="detection")
-    cases = open_dataset("test", draft.entry, root=Path(), spec=spec).cases
-    places = np.unique(np.linspace(0, len(cases) - 1, min(len(cases), LOOKED_AT)).round().astype(int))
-    found: list[tuple[int, CaseRef]] = []
-    problem = ""
-    for place in places:
-        try:
-            case = load_case(draft.entry, cases[place], spec)
-        except DataError as error:
-            problem = problem or str(error)
-            continue  # it stands in the audit's Errors; other images tell as much
-        found.append((0 if case.boxes is None else len(case.boxes), cases[place]))
-    if not found:
-        raise NothingToAudit("no image of the data can be read", where="--data", got=problem)
-    return [ref for _, ref in sorted(found, key=lambda pair: -pair[0])[:TRIED]]
-
-
-def _tried(draft: Draft, refs: Sequence[CaseRef], labels: Mapping[int, str]) -> Draft:
-    """The draft after a few images: what was detected, and how well that agrees with the labels."""
-    import torch
-
-    from xaiseg.data.case import ImageSpec
-    from xaiseg.data.readers import load_case
-    from xaiseg.detection_file import DetectionFile
-    from xaiseg.loading import load_subject
-    from xaiseg.subject import Detector
-
-    model = draft.model()
-    spec = ImageSpec(model.input.channels, model.input.range, tuple(labels.values()), task="detection")
-    subject = load_subject(model)
-    assert isinstance(subject, Detector)  # the task of the draft
-    cases = [load_case(draft.entry, ref, spec) for ref in refs]
-    if isinstance(subject, DetectionFile):
-        pairs = _stored(subject, cases)
-    else:
-        found = subject.predict([torch.from_numpy(case.image) for case in cases], batch_size=1)
-        pairs = list(zip(cases, found, strict=True))
-    warnings = draft.warnings
-    if not any(len(found.scores) for _, found in pairs):
-        warnings += ("the detector shows nothing on the images that were tried; check input, output and threshold",)
-    met = agreement(pairs)
-    if met is not None and met < _HARDLY and any(len(found.scores) for _, found in pairs):
-        warnings += (
-            "hardly a box meets a label in any way that was tried: look at the picture, check input and output",
-        )
-    return replace(draft, tried=pairs, agreement=met, warnings=warnings)
-
-
-def _stored(file: DetectionFile, cases: Sequence[Case]) -> list[tuple[Case, Boxes]]:
-    """What the file says of the cases, those left out on which its detector failed.
-
-    Raises:
-        SubjectError: it says nothing of any.
-    """
-    held: list[tuple[Case, Boxes]] = []
-    problem: SubjectError | None = None
-    for case in cases:
-        try:
-            held.append((case, file.predict_cases([case.id], [case.shape])[0]))
-        except SubjectError as error:
-            problem = error
-    if problem is not None and not held:
-        raise problem
-    return held
-
-
-def agreement(pairs: Sequence[tuple[Case, Boxes]]) -> float | None:
-    """Average precision at IoU 0.5 with all classes taken for one; None without a reference box."""
-    from xaiseg.detection.curves import Pool, average_precision, steps_of
-    from xaiseg.detection.matching import IGNORE, match
-
-    parts, objects = [], []
-    for place, (case, found) in enumerate(pairs):
-        boxes = np.zeros((0, 5)) if case.boxes is None else case.boxes
-        ignored = boxes[:, 4] == IGNORE
-        table = match(
-            found.xyxy.numpy().astype(np.float64), found.scores.numpy(), boxes[~ignored, :4], boxes[ignored, :4]
-        )
-        parts.append((np.full(len(table.score), place), table.score, table.found >= 0, table.found == -2))
-        objects.append(float((~ignored).sum()))
-    image, score, hit, void = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    pool, count = Pool(image, score, hit, void, np.array(objects)), len(pairs)
-    steps = steps_of(pool, np.arange(count), np.zeros(count, np.int64), np.ones(count))
-    value = average_precision(steps, np.ones(1))
-    return value if np.isfinite(value) else None
 
 
 def draw_boxes(case: Case, found: Boxes, *, low_high: tuple[float, float], threshold: float) -> Any:

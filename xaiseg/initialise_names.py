@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,8 +25,24 @@ _COCO_LINE: Final = (
 COCO: Final = tuple(_COCO_LINE.split(","))
 #: Lists of class names that lie beside a model.
 _LISTS: Final = ("*.names", "classes.txt", "labels.txt")
-#: Names that stand for an animal of any kind, in this order, for the example that a message gives.
-_ANIMALS: Final = ("animal", "bird", "dog")
+_PEOPLE: Final = ("human", "person", "people", "pedestrian", "man", "woman", "child", "hunter", "poacher")
+_VEHICLES: Final = ("vehicle", "car", "truck", "bus", "van", "motorcycle", "motorbike", "bicycle", "boat", "airplane")
+#: A name -> names of classes that it falls under, the closest first.
+_MEANS: Final[Mapping[str, tuple[str, ...]]] = {
+    **dict.fromkeys(_PEOPLE, ("person", "human", "people", "pedestrian")),
+    **dict.fromkeys(_VEHICLES, ("vehicle",)),
+    "motorbike": ("motorcycle", "vehicle"),
+    "motorcycle": ("motorbike", "vehicle"),
+    "aeroplane": ("airplane", "vehicle"),
+    "airplane": ("aeroplane", "vehicle"),
+    "bike": ("bicycle", "vehicle"),
+    "cattle": ("cow",),
+}
+#: Spelling as alike as this is one word; shorter words are too often like each other (goat and boat).
+_ALIKE: Final = 0.85
+_LONG: Final = 6
+#: The number under ``labels:`` of what is left out.
+_LEFT_OUT: Final = 255
 
 
 def data_classes(entry: DataEntry) -> dict[int, str]:
@@ -158,6 +175,8 @@ def mismatch(reader: str, labels: Mapping[int, str], classes: Sequence[str]) -> 
     >>> said, line = mismatch("coco", {1: "seal"}, ["person", "animal"])
     >>> line
     'labels: {1: 1}   # counts seal as animal; 255 in place of a class leaves it out'
+    >>> mismatch("coco", {1: "seal", 2: "human"}, ["person", "bird"])[1]  # doctest: +ELLIPSIS
+    'labels: {1: 255, 2: 0}   # counts human as person; 255 is a placeholder that leaves out seal: no class ...'
     >>> mismatch("coco", {1: "animal"}, ["person", "animal"])
     ('', '')
     """
@@ -168,13 +187,50 @@ def mismatch(reader: str, labels: Mapping[int, str], classes: Sequence[str]) -> 
     shown = ", ".join(f"{number} {name}" for number, name in enumerate(classes[:6]))
     shown += f" and {len(classes) - 6} more" if len(classes) > 6 else ""
     said = f"the labels mark {names}, which is no class of the model ({shown})"
-    example = next((classes.index(name) for name in _ANIMALS if name in classes), 0)
     if reader == "voc":
         return f"{said}; in classes: write the labels' name in place of the class that it is", ""
-    mapped = ", ".join(f"{number}: {example}" for number in strange)
-    listed = ", ".join(strange.values())
-    line = f"labels: {{{mapped}}}   # counts {listed} as {classes[example]}; 255 in place of a class leaves it out"
-    return f"{said}; under data: test: in model.yaml take the # away from the line labels: and choose the class", line
+    then = "under data: test: in model.yaml take the # away from the line labels: and choose the class"
+    return f"{said}; {then}", _labels_line(strange, classes)
+
+
+def _labels_line(strange: Mapping[int, str], classes: Sequence[str]) -> str:
+    """The line ``labels:`` for names that are no classes, with what it does."""
+    places = {number: class_of(name, classes) for number, name in strange.items()}
+    mapped = ", ".join(f"{number}: {_LEFT_OUT if place is None else place}" for number, place in places.items())
+    counted = [f"{strange[number]} as {classes[place]}" for number, place in places.items() if place is not None]
+    parts = [f"counts {', '.join(counted)}"] if counted else []
+    if lost := [name for number, name in strange.items() if places[number] is None]:
+        parts.append(
+            f"{_LEFT_OUT} is a placeholder that leaves out {', '.join(lost)}: no class has such a name; "
+            f"write the number of one, or keep {_LEFT_OUT}"
+        )
+    else:
+        parts.append(f"{_LEFT_OUT} in place of a class leaves it out")
+    return f"labels: {{{mapped}}}   # {'; '.join(parts)}"
+
+
+def class_of(name: str, classes: Sequence[str]) -> int | None:
+    """The class that a name of the labels most likely means; None where no name comes close.
+
+    >>> class_of("human", COCO), class_of("Harbour_Seals", ["boat", "seal"]), class_of("animal", COCO)
+    (0, 1, None)
+    """
+    own = {_plain(known): place for place, known in reversed(list(enumerate(classes)))}
+    word = _plain(name)
+    last = word.rpartition(" ")[2] if not word.startswith("sea ") else word  # a sea lion is no lion
+    for known in (word, *_MEANS.get(word, ()), last, *_MEANS.get(last, ())):
+        if known in own:
+            return own[known]
+    near = difflib.get_close_matches(word, [known for known in own if len(known) >= _LONG], n=1, cutoff=_ALIKE)
+    if near and len(word) >= _LONG:
+        return own[near[0]]
+    return None if word in _MEANS or last in _MEANS else own.get("animal")
+
+
+def _plain(name: str) -> str:
+    """A name in small letters and in the singular, its words apart."""
+    word = " ".join(name.lower().replace("_", " ").replace("-", " ").split())
+    return word[:-1] if word.endswith("s") and not word.endswith(("ss", "us")) else word
 
 
 def refuse_without_classes(labels: Mapping[int, str], entry: DataEntry) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from xaiseg import zoo
 from xaiseg.drafts import relative
 from xaiseg.errors import UsageError, did_you_mean
+from xaiseg.weights import fit_weights, is_pickle, is_torchscript, loads_without_code, read_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,8 +48,25 @@ def guess_source(model: str, folder: Path) -> tuple[dict[str, Any], str]:
     raise UsageError("this is no known kind of model", where="MODEL", got=model, allowed=allowed)
 
 
+def refuse_code(source: Mapping[str, Any], model: str, folder: Path) -> None:
+    """Stops before anything that can execute code.
+
+    Raises:
+        UsageError: the source is a program, or its weights are a pickle of more than tensors.
+    """
+    from xaiseg.loading import EXECUTES
+
+    runs = next((EXECUTES[kind] for kind in source if kind in EXECUTES), None)
+    weights = folder / str(source.get("weights", ""))
+    if runs is None and weights.is_file() and is_pickle(weights) and not loads_without_code(weights):
+        runs = "the pickle"
+    if runs is not None:
+        then = "Use --trust if you trust whoever made the file"
+        raise UsageError(f"{runs} {model} would execute code", where="MODEL", then=then)
+
+
 def _of_weights(path: Path, where: str) -> tuple[dict[str, Any], str]:
-    if _is_torchscript(path):
+    if is_torchscript(path):
         return {"torchscript": where}, "the file holds a program"
     if _pickled(path) == "ultralytics":
         return {"ultralytics": where}, "the file names modules of ultralytics"
@@ -71,13 +89,6 @@ def _named_source(kind: str, rest: str, folder: Path) -> tuple[dict[str, Any], s
     return {"torchvision": parts[0], "weights": weights}, "as given"
 
 
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in name for name in archive.namelist())
-
-
 def _pickled(path: Path) -> str:
     """Whose classes a pickle names, read as bytes: nothing of it is run."""
     if not zipfile.is_zipfile(path):
@@ -89,8 +100,12 @@ def _pickled(path: Path) -> str:
 
 
 def _fitting_zoo_model(path: Path) -> str:
-    from xaiseg.weights import fit_weights, read_weights
-
+    if is_pickle(path) and not loads_without_code(path):
+        raise UsageError(
+            "this pickle holds more than tensors, such as a whole model, and no source takes a pickled model",
+            where="MODEL", got=path.name,
+            then="Export the model (ONNX, or torch.export to .pt2), or save its state_dict() and name its network",
+        )  # fmt: skip
     state = read_weights(path, where="MODEL")
     channels, outputs = _ends(state)
     for name in zoo.list_models():
@@ -103,7 +118,8 @@ def _fitting_zoo_model(path: Path) -> str:
         "a file of weights does not say which network it belongs to",
         where="MODEL",
         got=path.name,
-        then="Write source: {torch: file.py:build, weights: ...} by hand, or give smp:ARCH:ENCODER:WEIGHTS",
+        then=f"Give torchvision:NAME:{path.name} or smp:ARCH:ENCODER:{path.name}, or write "
+        f"source: {{torch: file.py:build, weights: {path.name}}} by hand",
     )
 
 

@@ -23,7 +23,7 @@ from xaiseg.errors import UsageError, XaisegError, did_you_mean
 from xaiseg.imports import import_callable
 from xaiseg.modelfile import SOURCES, ModelFile, read_model_file
 from xaiseg.subject import Detector, Segmenter, Subject, SubjectInfo, Threshold
-from xaiseg.weights import file_digest, fit_weights, loads_without_code, read_weights
+from xaiseg.weights import file_digest, fit_weights, is_torchscript, loads_without_code, read_weights
 
 __all__ = ["ModelFile", "load_subject", "read_model_file", "source_sentence", "weights_path", "weights_sha256"]
 
@@ -97,6 +97,8 @@ def load_source(model: ModelFile, *, device: str = "cpu") -> Network | Subject:
         other = next(task for task in _TASKS if task != model.task)
         what = f"a source of kind {kind} gives no {model.task} model"
         raise UsageError(what, where=model.where("source", kind), then=f"Is this task: {other}?")
+    if kind == "ultralytics":
+        _refuse_torchscript(model)
     if kind in EXECUTES and not model.trust:
         raise UsageError(
             f"{EXECUTES[kind]} {model.source.target} would execute code",
@@ -105,6 +107,15 @@ def load_source(model: ModelFile, *, device: str = "cpu") -> Network | Subject:
             then="Safetensors, weights_only state dicts and ONNX need no trust",
         )
     return _LOADERS[kind, model.task](model, _device(device))
+
+
+def _refuse_torchscript(model: ModelFile) -> None:
+    """Ultralytics exports .pt and .torchscript files of TorchScript too, which its package does not open as a model."""
+    name = model.source.target
+    if (path := model.path.parent / name).is_file() and is_torchscript(path):
+        then = f"Write source: {{torchscript: {name}}} in its place"
+        raise UsageError("this file is a TorchScript program and no pickle of ultralytics",
+                         where=model.where("source", "ultralytics"), got=name, then=then)  # fmt: skip
 
 
 def _segmenter(model: ModelFile, network: Network) -> NetworkSegmenter:

@@ -67,7 +67,7 @@ def read_weights(path: Path, *, trust: bool = False, where: object = None) -> di
             return load_file(path)
         held: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if not _is_pickle(path):
+        if not is_pickle(path):
             raise UsageError("the file holds no weights", where=where, got=path.name) from error
         if not trust:
             raise UsageError(
@@ -85,10 +85,18 @@ def read_weights(path: Path, *, trust: bool = False, where: object = None) -> di
     return _find_state(held, path, where)
 
 
-def _is_pickle(path: Path) -> bool:
+def is_pickle(path: Path) -> bool:
     """Whether it is a file of torch.save, new (a zip archive) or old (a pickle, which begins with its protocol)."""
     with path.open("rb") as stream:
         return zipfile.is_zipfile(path) or stream.read(1) == b"\x80"
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether a file holds a program of TorchScript, told without running it."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
 
 
 def _unpickle(path: Path, where: object) -> Any:
