@@ -59,7 +59,7 @@ class Draft:
         held = self.entry.model_dump(mode="json", exclude_defaults=True)
         if self.entry.path is not None:
             held["path"] = relative(Path(self.entry.path), self.folder)
-        lines += ["data:", "  test:", *(f"    {key}: {flow(value)}" for key, value in held.items())]
+        lines += ["data:", "  test:", *(self._line("data", key, value, "    ") for key, value in held.items())]
         lines += [f"    # {note}" for note in self.notes]
         return "\n".join(lines) + "\n"
 

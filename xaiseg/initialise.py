@@ -111,12 +111,25 @@ def guess(model: str, data: Path, *, folder: Path = Path(), trust: bool = False)
     values |= {"trust": True} if trust else {}
     values |= {"intended_use": ""}
     guesses = {("name", ""): "from the file's name", ("source", ""): why}
+    guesses |= {
+        ("data", key): said for key, said in _OF_THE_DATA.items() if key in entry.model_dump(exclude_defaults=True)
+    }
     draft = Draft(values, guesses, entry, folder, warnings=() if entry.cluster else (alone,))
     answer = probe(draft) if any(kind in source for kind in PROBED) else None
     seen = None if isinstance(answer, str) else answer
     if _is_detector(draft, answer):
         return guess_detector(draft, seen)
     return _guess_segmenter(draft)
+
+
+#: Why an entry of data: has a key that nobody wrote.
+_OF_THE_DATA: Final = {
+    "cluster": "the first column of a known name; images that share a value stand for one piece of evidence",
+    "unnamed": "some images have no value there",
+    "where": "augmented copies are no evidence of their own",
+    "strata": "columns of known names; each group gets numbers of its own",
+    "spacing_mm": "a column of that name",
+}
 
 
 def _is_detector(draft: Draft, seen: Probe | str | None) -> bool:

@@ -304,7 +304,7 @@ def _path(draft: Draft) -> Path | None:
 
 def _with_names(draft: Draft, labels: Mapping[int, str]) -> Draft:
     """The draft with what to write where labels and model use other names."""
-    if draft.entry.reader == "coco" and "augmented" in columns_of(draft.entry):
+    if draft.entry.reader == "coco" and not draft.entry.where and "augmented" in columns_of(draft.entry):
         note = "where: {augmented: false}   # leaves out augmented copies, which are no evidence of their own"
         draft = replace(draft, notes=(*draft.notes, note))
     said, line = mismatch(draft.entry.reader, labels, draft.values["classes"])

@@ -92,7 +92,7 @@ def _key(
     contents = _content_digest(datasets["test"], model)
     said = [model.sha256, weights, lists, contents, measured, options.seed, options.limit]
     said += [_variant_digests(model)] if model.variants else []
-    said += [] if model.empty_share is None else [{"empty_share": model.empty_share}]
+    said += [f"empty_share {model.empty_share}"] if model.empty_share is not None else []
     return _digest([SCHEMA, __version__, *said])
 
 
