@@ -206,6 +206,12 @@ def test_a_group_that_fails_alone_and_not_after_correction_says_so():
     )
 
 
+def test_boxes_that_meet_no_label_at_all_raise_a_question():
+    rows = pd.DataFrame([row("a", "seal", [(FAR, 0.9, -1), (FISH, 0.8, -1)], [SEAL])])
+    assert "see first whether the labels belong" in mistake_words(view([estimate("recall", 0.0, 0.0, 0.1)], rows=rows))
+    assert "see first" not in mistake_words(view([estimate("recall", 0.1, 0.0, 0.2)], rows=rows))
+
+
 def test_exact_counts_articles_and_no_mistakes_have_their_words():
     exact = estimate("count_bias", 0.0, -0.02, 0.02, kind="statistic")
     assert count_words(view([exact])).startswith(

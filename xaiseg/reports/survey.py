@@ -253,6 +253,9 @@ def mistake_words(view: View) -> str:
     said = ", ".join(f"{count} {words}" for count, words in parts if count)
     more = '; the pictures stand under "Detected where there is none"' if found.nothing else ""
     more = more or '; the pictures stand under "A second or badly fitting box"'
+    recall = view.get("recall")
+    if found.nothing == found.total and recall is not None and recall.value == 0 and recall.n:
+        more = "; none lies on any animal, so see first whether the labels belong to these images and are in pixels"
     return f"{plural(found.total, 'box', 'boxes')} of those above the threshold are wrong: {said}{more}."
 
 
