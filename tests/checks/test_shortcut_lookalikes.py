@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,11 @@ from torch import Tensor, nn
 from tests.checks.shortcut_worlds import measured, named
 from tests.explainers.toy_pyramid import subject
 from xaiseg.checks.shortcut_groups import grouped
+from xaiseg.checks.shortcut_look import look_of
 from xaiseg.checks.shortcut_lookalikes import ID, NONE, Params
 from xaiseg.data.case import Case, CaseRef
 from xaiseg.errors import UsageError
-from xaiseg.subject import RawBoxes
+from xaiseg.subject import Detector, RawBoxes
 
 FACTS = {"classes": ["seal"], "channels": 3}
 
@@ -91,6 +94,53 @@ def test_kinds_of_mistakes_are_groups_with_their_shares(rows):
     assert {(label, colour) for label, colour in zip(groups.labels, colours, strict=True)} == {(0, 1), (1, 2)}
 
 
+class Blind(Detector):
+    """The same detector as a black box."""
+
+    def __init__(self, inner):
+        self.inner = inner
+        self.info = dataclasses.replace(inner.info, offers=frozenset({"scores"}))
+
+    @property
+    def device(self):
+        return self.inner.device
+
+    @property
+    def module(self):
+        return None
+
+    def predict(self, images, *, batch_size=8):
+        return self.inner.predict(images, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("by", ["auto", "pixels"])
+def test_mistakes_of_a_black_box_are_grouped_by_how_they_look(detector, rows, by):
+    cases, _ = rows
+    seen = Blind(detector) if by == "auto" else detector
+    held = [row for case in cases for row in measured(ID, seen, case, facts=FACTS, params=Params(by=by))]
+    assert {row["layer"] for row in held} == {"pixels"}
+    found = named(ID, held, cases)
+    assert found[("groups",)].values.tolist() == [2.0]
+    assert "look alike" in found[("groups",)].note
+    assert found[("group_share", "", "", "group 1")].values.sum() == 10
+    with_layer = list(measured(ID, Blind(detector), cases[0], facts=FACTS, params=Params(by="layer")))
+    assert "no layer to read: the detector shows no activations" in with_layer[-1]["reason"]
+
+
+def test_a_look_is_the_same_whichever_way_a_thing_lies():
+    rng = np.random.default_rng(0)
+    image = rng.random((3, 60, 60)).astype(np.float32)
+    image[0, 25:35, 20:40] += 3.0
+    box = np.array([20.0, 20.0, 40.0, 40.0])
+    look = look_of(image, box, (0.0, 4.0))
+    assert look.shape == (16,)
+    for turned in (np.rot90(image, axes=(1, 2)), image[:, :, ::-1]):
+        np.testing.assert_allclose(look_of(turned, box, (0.0, 4.0)), look, atol=1e-4)
+    assert look[0] > 0.2 > abs(look[1])  # red in the middle, and not green
+    assert np.isfinite(look_of(image, np.array([-5.0, 58.0, 2.0, 58.2]), (0.0, 4.0))).all()
+    assert look_of(image[:1], box, (0.0, 4.0)).shape == (8,)
+
+
 def test_what_is_found_ignored_or_below_the_threshold_is_no_mistake(detector):
     (row,) = measured(ID, detector, tile("a", []), facts=FACTS)
     assert (row["status"], row["reason"]) == ("not_applicable", NONE)
@@ -140,7 +190,7 @@ def test_without_a_layer_they_still_count(detector, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"most": 0}, {"touching": 0.0}, {"groups": 1}, {"match_iou": 0.0}, {"match": "area"}]
+    "wrong", [{"most": 0}, {"touching": 0.0}, {"groups": 1}, {"match_iou": 0.0}, {"match": "area"}, {"by": "eye"}]
 )
 def test_wrong_parameters_name_themselves(wrong):
     with pytest.raises(UsageError, match=next(iter(wrong))):

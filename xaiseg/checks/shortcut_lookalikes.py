@@ -1,14 +1,15 @@
 """What does it mistake for an object? False detections, grouped by what a layer of the network answers to.
 
 A false detection that overlaps an object is a bad box and is counted apart. Each of the others gives one vector: the
-layer's activations averaged over its box. Vectors that are alike form a group, which is shown in pictures: a person
-can say what it is (dark ice, a rock, a boat), and which images to collect. Groups are found in these data and prove
-nothing by themselves. Black ice and rocks were what a seal detector mistook for seals (arXiv:2510.21689).
+layer's activations averaged over its box, or how its pixels look where the detector shows no layer. Vectors that are
+alike form a group, which is shown in pictures: a person can say what it is (dark ice, a rock, a boat), and which images
+to collect. Groups are found in these data and prove nothing by themselves. Black ice and rocks were what a seal
+detector mistook for seals (arXiv:2510.21689).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, cast
 
@@ -21,6 +22,7 @@ from xaiseg.checks.pictures import PICTURE_SIDE, reduced
 from xaiseg.checks.quantities import UNIT_RANGE, fact, missing, reference_rows
 from xaiseg.checks.shortcut_asking import around
 from xaiseg.checks.shortcut_groups import grouped
+from xaiseg.checks.shortcut_look import PIXELS, look_of
 from xaiseg.checks.shortcut_reading import BOX_IOU, ignored_boxes, things_of
 from xaiseg.detection.matching import iou, match, reaches
 from xaiseg.editing.regions import outlined
@@ -29,11 +31,15 @@ from xaiseg.explainers.detection_level import fired_layer
 from xaiseg.explainers.pooling import Example, Place, pool
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from xaiseg.data.case import Case
     from xaiseg.subject import Segmenter
 
 ID: Final = "shortcut.lookalikes"
 NONE: Final = "no false detection"
+#: What a detector must offer for its layers to be read.
+_READ: Final = frozenset({"forward", "gradients", "activations", "raw_boxes"})
 #: Side of a picture's window, in lengths of the box.
 _ROUND: Final = 3.0
 
@@ -48,6 +54,7 @@ class Params:
         touching: IoU with an object from which on a false detection is a bad box and no look-alike.
         most: look-alikes an image, by falling score.
         groups: groups at most.
+        by: "layer", "pixels", or "auto": pixels where the detector shows no layer.
         layer: dotted name of the layer, or None for the one that feeds the finest level of the detector.
     """
 
@@ -56,11 +63,13 @@ class Params:
     touching: float = 0.1
     most: int = 10
     groups: int = 6
+    by: Literal["auto", "layer", "pixels"] = "auto"
     layer: str | None = None
 
     def __post_init__(self) -> None:
         for wrong, name, allowed in (
             (self.match not in ("iou", "centre"), "match", "iou or centre"),
+            (self.by not in ("auto", "layer", "pixels"), "by", "auto, layer or pixels"),
             (not 0 < self.match_iou <= 1, "match_iou", "above 0, at most 1"),
             (not 0 < self.touching <= 1, "touching", "above 0, at most 1"),
             (self.most < 1, "most", "1 or more"),
@@ -74,7 +83,7 @@ class Params:
 @check(
     ID,
     question="What does it mistake for an object?",
-    needs=("detector", "reference", "model", "forward", "gradients", "activations", "raw_boxes"),
+    needs=("detector", "reference"),
     params=Params,
     columns=[
         ("score", pa.float64()),
@@ -94,7 +103,7 @@ class ShortcutLookalikes:
         return 3
 
     def measure(self, context: Context, case: Case) -> Iterator[Row]:
-        """Pools the layer over each false detection that overlaps no object."""
+        """Reads the layer, or the pixels, at each false detection that overlaps no object."""
         params: Params = context.params
         every = list(_false(context, case))
         if not every:
@@ -106,22 +115,18 @@ class ShortcutLookalikes:
         false, more = alike[: params.most], alike[params.most :]
         if not false:
             return
-        layer, note = (params.layer, "") if params.layer else _layer(context, case)
-        if layer is None:
-            yield from (_row(context, f"look-alike {number}", one) for number, one in enumerate(false, start=1))
-            yield {"status": "undefined", "reason": f"no layer to read: {note}"}
-            return
         regions = tuple(_region(one.box, case.shape) for one in false)
-        # A detector has all of a segmenter that pooling uses: forward, module and the way from its grid to the image's.
-        subject = cast("Segmenter", context.detector)
-        pooled = pool(subject, [Example(case.id, case.image, regions)], place=Place(layer, 0, note), batch_size=1)
-        context.count(forwards=1)
+        layer, vectors, why = _vectors(context, case, false, regions)
+        if vectors is None:
+            yield from (_row(context, f"look-alike {number}", one) for number, one in enumerate(false, start=1))
+            yield {"status": "undefined", "reason": why}
+            return
         low, high = (float(end) for end in context.facts["value_range"])
         for number, (one, region) in enumerate(zip(false, regions, strict=True), start=1):
             window = reduced(around(case.image.mean(axis=0), region, _ROUND), PICTURE_SIDE)
             pixels = np.round(255 * np.clip((window - low) / (high - low), 0, 1)).astype(np.uint8)
             yield _row(context, f"look-alike {number}", one) | {
-                "layer": layer, "vector": pooled.vectors[number - 1].tolist(), "picture": pixels.ravel().tolist(),
+                "layer": layer, "vector": vectors[number - 1].tolist(), "picture": pixels.ravel().tolist(),
                 "picture_width": pixels.shape[1],
             }  # fmt: skip
         for number, one in enumerate(more, start=params.most + 1):  # counted, and not grouped
@@ -145,7 +150,7 @@ class ShortcutLookalikes:
             return
         groups = len(found.central)
         yield fact("lookalikes", len(found.rows), of="detection", note="false detections that were grouped")
-        yield fact("groups", groups, of="data set", note="of false detections that a layer answers to alike")
+        yield fact("groups", groups, of="data set", note=_alike(found.rows))
         if np.isfinite(found.silhouette):
             yield fact("silhouette", found.silhouette, note="mean silhouette: 1 = groups far apart, 0 = touching")
         cases = found.rows["case"].to_numpy(dtype=object)
@@ -201,6 +206,36 @@ def _region(box: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         row, column = int((box[1] + box[3]) / 2), int((box[0] + box[2]) / 2)
         region[min(max(row, 0), shape[0] - 1), min(max(column, 0), shape[1] - 1)] = True
     return region
+
+
+def _vectors(
+    context: Context, case: Case, false: Sequence[_False], regions: tuple[np.ndarray, ...]
+) -> tuple[str, np.ndarray | None, str]:
+    """What the vectors were read from, the vectors (N, D) or None, and why there are none."""
+    params: Params = context.params
+    shown = context.detector.info.offers >= _READ
+    if params.by == "pixels" or (params.by == "auto" and not shown):
+        low, high = (float(end) for end in context.facts["value_range"])
+        return PIXELS, np.stack([look_of(case.image, one.box, (low, high)) for one in false]), ""
+    if not shown:
+        return (
+            "",
+            None,
+            f"no layer to read: the detector shows no {', '.join(sorted(_READ - context.detector.info.offers))}",
+        )
+    layer, note = (params.layer, "") if params.layer else _layer(context, case)
+    if layer is None:
+        return "", None, f"no layer to read: {note}"
+    # A detector has all of a segmenter that pooling uses: forward, module and the way from its grid to the image's.
+    subject = cast("Segmenter", context.detector)
+    pooled = pool(subject, [Example(case.id, case.image, regions)], place=Place(layer, 0, note), batch_size=1)
+    context.count(forwards=1)
+    return layer, np.asarray(pooled.vectors), ""
+
+
+def _alike(rows: pd.DataFrame) -> str:
+    of_pixels = rows["layer"].iloc[0] == PIXELS
+    return f"of false detections that {'look alike' if of_pixels else 'a layer answers to alike'}"
 
 
 def _layer(context: Context, case: Case) -> tuple[str | None, str]:

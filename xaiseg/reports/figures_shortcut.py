@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from xaiseg.checks.shortcut_groups import grouped
+from xaiseg.checks.shortcut_look import PIXELS
 from xaiseg.estimate import Estimate
 from xaiseg.judge import Verdict
 from xaiseg.reports.figures import Plot, Story, Table, View, absence, figure, missing_note
@@ -105,9 +106,10 @@ def lookalikes(view: View) -> Story:
     if groups is None:
         return Story(view.lead(absence(view)))
     total, count = len(groups.rows), len(groups.central)
-    shares = _main(view, ("group_share",))
+    shares, pixels = _main(view, ("group_share",)), groups.rows["layer"].iloc[0] == PIXELS
     if count == 1:
-        answer = f"{plural(total, 'look-alike')} that the layer {groups.rows['layer'].iloc[0]} does not tell apart"
+        told = "colours and contrasts do" if pixels else f"the layer {groups.rows['layer'].iloc[0]} does"
+        answer = f"{plural(total, 'look-alike')} that {told} not tell apart"
     else:
         said = [f"{both_text(item)} in {item.level}" for item in shares]
         answer = f"{plural(total, 'look-alike')} in {count} groups: {listed(said, most=8)}"
@@ -118,10 +120,11 @@ def lookalikes(view: View) -> Story:
     for place, members in enumerate(groups.central, start=1):
         tiles = [_mistake(groups.rows.iloc[index]) for index in members[:_NEAREST]]
         drawn.append((f"group {place}: {len(members)} of {total}", tiles))
+    one = "that are alike in colour and contrast" if pixels else "to which a layer of the network answers alike"
     how = (
-        "Each row is one group of look-alikes to which a layer of the network answers alike: its members nearest "
-        "to the middle of the group, with their surroundings, in grey. What they are is for a person to say. The "
-        "groups were found in these data, and nothing says why the layer answers alike."
+        f"Each row is one group of look-alikes {one}: its members nearest to the middle of the group, with their "
+        "surroundings, in grey. What they are is for a person to say. The groups were found in these data, and nothing "
+        f"says {'what the model saw in them' if pixels else 'why the layer answers alike'}."
     )
     alt = f"Look-alikes in groups: {listed([name for name, _ in drawn])}."
     return Story(view.lead(f"{answer}."), (Plot(picture_rows(drawn, alt), "", how),))
