@@ -117,6 +117,19 @@ def test_the_share_of_empty_tiles_is_an_option_and_part_of_the_plan(audited, tmp
         xaiseg.audit(run.plan()["model"]["path"], "ecology", out=tmp_path / "no", empty_share=1.0)
 
 
+def test_another_size_of_a_pixel_or_another_word_of_the_table_is_another_run(tmp_path):
+    path = survey(tmp_path / "world", flights=6)
+    file = tmp_path / "world" / "data" / "annotations.json"
+    document, keys = json.loads(file.read_text(encoding="utf-8")), set()
+    for column, value in (("gsd_cm", 1.2), ("gsd_cm", 2.4), ("augmented", True)):
+        document["images"][0][column] = value
+        file.write_text(json.dumps(document), encoding="utf-8")
+        opened = pipeline.open_model(path)
+        opened = opened.with_data("test", opened.data["test"].model_copy(update={"spacing_mm": None}))
+        keys.add(pipeline.draft(opened, load_protocol("ecology"), Options()).document["key"])
+    assert len(keys) == 3
+
+
 def test_what_was_left_out_and_put_together_is_said(tmp_path):
     path = survey(tmp_path / "world", flights=8)
     file = tmp_path / "world" / "data" / "annotations.json"
@@ -128,4 +141,7 @@ def test_what_was_left_out_and_put_together_is_said(tmp_path):
     opened = pipeline.open_model(path, data={"test": file.parent})
     said = pipeline.draft(opened, load_protocol("ecology"), Options()).document["assumptions"]
     assert "Images whose flight is blank (5) are taken together as one." in said
-    assert "Of the images that are listed only those with augmented = false are audited (`where:`)." in said
+    assert (
+        "Of the images that are listed only those with augmented = false are audited (`where:`), 5 are left out."
+        in said
+    )

@@ -382,12 +382,13 @@ def test_a_folder_that_cannot_be_made_is_refused_before_anything_runs(model):
 def test_a_refused_explanation_leaves_no_folder_and_takes_none_away(model, tmp_path):
     image = picture_of(model, 5)
     for there in (False, True):
-        out = tmp_path / f"out-{there}"
+        out = tmp_path / "made" / "for" / f"out-{there}"
         if there:
-            out.mkdir()
+            out.mkdir(parents=True)
         with pytest.raises(UsageError, match="nonsense"):
             explain_image(model, image, target="nonsense", out=out)
         assert out.exists() is there
+        assert (tmp_path / "made").exists() is there
 
 
 def test_nothing_to_explain_and_foreign_parameters_are_told_apart():

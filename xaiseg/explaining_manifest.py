@@ -37,14 +37,14 @@ def made_folder(out: Path) -> Iterator[None]:
     Raises:
         UsageError: it is a file, or cannot be made or written into.
     """
-    was_there = out.exists()
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
     _make(out)
     try:
         yield
     except BaseException:
-        if not was_there:
-            with suppress(OSError):  # something lies in it, which is kept
-                out.rmdir()
+        with suppress(OSError):  # something lies in one, which is kept
+            for folder in made:
+                folder.rmdir()
         raise
 
 

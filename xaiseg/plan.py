@@ -281,7 +281,7 @@ def _match_checks(
                 "cases": int((cases[f"p:{name}"] > 0).sum()),
                 "runs": not reason,
                 "reason": reason,
-                "forwards": _forwards(check, plan.params),
+                "forwards": _forwards(check, plan.params) if "model" in offered else None,
             }
         )
     return planned
@@ -291,6 +291,7 @@ def _match_checks(
 _WHY_NOT: Final = {
     "segmenter": "it is for segmentation models",
     "detector": "it is for detectors",
+    "model": "it needs the model itself; stored predictions cannot be asked about changed images",
     "variants": "model.yaml names no variants; add e.g. variants: {msdf8: {hardware: msdf, bits: 8}}",
 }
 

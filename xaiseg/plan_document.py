@@ -114,7 +114,9 @@ def _content_digest(dataset: Dataset, model: ModelFile) -> str:
     named = [path for ref in dataset.cases for path in (ref.image, ref.reference, ref.reader2) if path]
     code = (model.source.torch or model.source.python or "").rpartition(":")[0]
     files = [Path(path) for path in dict.fromkeys(named)] + ([Path(model.path).parent / code] if code else [])
-    held = [file_sha256(path) for path in files if path.is_file()]
+    held: list[Any] = [file_sha256(path) for path in files if path.is_file()]
+    # What sidecars say of a case and no file of its own holds.
+    held += [[ref.spacing_mm, dict(ref.survey), ref.strata] for ref in dataset.cases if ref.spacing_mm or ref.survey]
     return _digest(
         [held, model.data[dataset.name].model_dump(mode="json", exclude={"path", "images", "masks", "meta"})]
     )
@@ -249,7 +251,8 @@ def _assumptions(dataset: Dataset, entry: DataEntry, options: Options) -> list[s
         said.append(f"Images whose {dataset.cluster_column} is blank ({unnamed}) are taken together as one.")
     if entry.where:
         kept = ", ".join(f"{column} = {text(value)}" for column, value in entry.where.items())
-        said.append(f"Of the images that are listed only those with {kept} are audited (`where:`).")
+        lost = f", {dataset.filtered} are left out" if dataset.filtered else ""
+        said.append(f"Of the images that are listed only those with {kept} are audited (`where:`){lost}.")
     if dataset.unmatched:
         count, first = len(dataset.unmatched), ", ".join(dataset.unmatched[:3])
         files = "1 file belongs to no case and was" if count == 1 else f"{count} files belong to no case and were"
@@ -260,7 +263,8 @@ def _assumptions(dataset: Dataset, entry: DataEntry, options: Options) -> list[s
         )
     if options.limit is not None:
         said.append(
-            f"Only whole clusters drawn at random (seed {options.seed}) up to {options.limit} cases were audited."
+            f"Only whole clusters drawn at random (seed {options.seed}) were audited, as many as make about "
+            f"{options.limit} cases."
         )
     return said
 

@@ -127,6 +127,13 @@ def test_mistakes_of_a_black_box_are_grouped_by_how_they_look(detector, rows, by
     assert "no layer to read: the detector shows no activations" in with_layer[-1]["reason"]
 
 
+def test_a_handful_of_mistakes_makes_no_groups(rows):
+    cases, held = rows
+    few = [row for row in held if row["case"] in ("c0", "c1", "c2")]
+    assert len(few) == 9
+    assert named(ID, few, cases[:3])[("groups",)].values.tolist() == [1.0]
+
+
 def test_a_look_is_the_same_whichever_way_a_thing_lies():
     rng = np.random.default_rng(0)
     image = rng.random((3, 60, 60)).astype(np.float32)

@@ -140,9 +140,16 @@ def test_augmented_copies_are_not_tested_and_a_flight_comes_before_a_group(tmp_p
     assert (trained.where, len(open_dataset("train", trained, root=".", spec=GREY).cases)) == ({}, 3)
     meta.write_text("id,group,flight,augmented\na,1,F1,no\nb,2,F2,\nc,2,F1,yes\n", encoding="utf-8")
     entry = entry_from_folder(tmp_path)
-    assert (entry.where, entry.unnamed) == ({}, "refuse"), "of b nobody says whether it is a copy"
-    meta.write_text("id,group,flight\na,1,\nb,2,\nc,2,\n", encoding="utf-8")
+    assert (entry.where, entry.unnamed) == ({"augmented": False}, "refuse"), "a blank cell declares no copy"
+    dataset = open_dataset("test", entry, root=".", spec=GREY)
+    assert ([case.id for case in dataset.cases], dataset.filtered) == (["a", "b"], 1)
+    meta.write_text("id,augmented\na,yes\nb,yes\nc,yes\n", encoding="utf-8")
+    assert entry_from_folder(tmp_path).where == {}, "nothing would be left"
+    meta.write_text("ID,group,flight\na,1,\nb,2,\nc,2,\n", encoding="utf-8")
     assert entry_from_folder(tmp_path).cluster == "group"
+    meta.write_text("id,flight\na,\nb,\nc,\n", encoding="utf-8")
+    entry = entry_from_folder(tmp_path)
+    assert (entry.cluster, open_dataset("test", entry, root=".", spec=GREY).n_clusters) == ("flight", 1)
 
 
 def test_a_folder_that_is_none(tmp_path):

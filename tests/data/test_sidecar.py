@@ -139,12 +139,18 @@ def test_images_without_a_cluster_are_refused_or_one(tmp_path):
         ({"gsd_cm": "1.2"}, (12.0, 12.0)),
         ({"GSD_cm": "1.2"}, (12.0, 12.0)),
         ({"gsd_cm": ""}, None),
-        ({"gsd_cm": "coarse"}, None),
-        ({"gsd_cm": "-1"}, None),
     ],
 )
 def test_the_ground_sample_distance_is_the_size_of_a_pixel(row, spacing):
     assert described(DataEntry(path="d"), "a", row, "m")["spacing_mm"] == spacing
+
+
+@pytest.mark.parametrize("wrong", ["coarse", "-1", "0", "nan"])
+def test_a_ground_sample_distance_that_is_no_size_is_refused(wrong):
+    with pytest.raises(UsageError, match=f"the ground sample distance of 'a' is no size of a pixel. Got: {wrong}"):
+        described(DataEntry(path="d"), "a", {"gsd_cm": wrong}, "m")
+    with pytest.raises(UsageError, match="Write decimals with a point"):
+        described(DataEntry(path="d"), "a", {"gsd_cm": "1,2"}, "m")
 
 
 def test_a_spacing_that_disagrees_with_the_ground_sample_distance_is_refused():
@@ -155,7 +161,7 @@ def test_a_spacing_that_disagrees_with_the_ground_sample_distance_is_refused():
 
 def test_yes_and_no_are_kept_by_true_and_false():
     rows = {"a": "no", "b": "0", "c": "False", "d": "yes", "e": "", "f": "1"}
-    assert [id for id, word in rows.items() if keep({"augmented": word}, {"augmented": False})] == ["a", "b", "c"]
+    assert [id for id, word in rows.items() if keep({"augmented": word}, {"augmented": False})] == list("abce")
     assert [id for id, word in rows.items() if keep({"augmented": word}, {"augmented": True})] == ["d", "f"]
 
 

@@ -37,7 +37,7 @@ def test_post_hoc_and_limits_are_confessed(material):
     words = " ".join(text_of(material, {**material.plan, "limit": 50}, {**material.protocol, "sha256": "f" * 64})[0])
     assert "post hoc" in words
     assert "before the data were read" not in words
-    assert "up to 50 images" in words
+    assert "about 50 images in all" in words
 
 
 def test_checks_that_did_not_run_are_not_claimed(material):

@@ -206,6 +206,12 @@ def test_a_group_that_fails_alone_and_not_after_correction_says_so():
     )
 
 
+def test_the_pictures_of_each_kind_of_mistake_are_named():
+    rows = pd.DataFrame([row("a", "seal", [(FAR, 0.9, -1), ((0, 0, 10, 4), 0.8, -1)], [SEAL])])
+    held = view([estimate("recall", 0.5, 0.3, 0.6)], rows=rows)
+    assert mistake_words(held).endswith("under “Detected where there is none” and “A second or badly fitting box”.")
+
+
 def test_boxes_that_meet_no_label_at_all_raise_a_question():
     rows = pd.DataFrame([row("a", "seal", [(FAR, 0.9, -1), (FISH, 0.8, -1)], [SEAL])])
     assert "see first whether the labels belong" in mistake_words(view([estimate("recall", 0.0, 0.0, 0.1)], rows=rows))

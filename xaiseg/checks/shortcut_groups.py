@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Mean silhouette below which there is no structure worth a name (Kaufman and Rousseeuw, Finding Groups in Data, 1990).
 STRUCTURE: Final = 0.25
+#: Fewer than this are looked at one by one; groups of two or three are chance. Ours.
+FEWEST: Final = 10
 #: False detections that are grouped; of more, those with the smallest seeded hashes.
 MOST: Final = 600
 
@@ -41,7 +43,7 @@ def grouped(rows: pd.DataFrame, params: Any, seed: int = 0) -> Groups | None:
 
     Vectors are scaled to length 1, since how strongly a layer answers says how large and how contrasted a thing is, and
     are joined by Ward's rule. Of 2 to ``params.groups`` groups the number with the highest mean silhouette is
-    taken; below :data:`STRUCTURE` all are one group.
+    taken; below :data:`STRUCTURE`, and of fewer than :data:`FEWEST`, all are one group.
 
     Args:
         rows: with the columns case, object, layer and vector.
@@ -75,7 +77,7 @@ def _best(vectors: np.ndarray, most: int) -> tuple[np.ndarray, float]:
 
     best: tuple[np.ndarray, float] = (np.zeros(len(vectors), dtype=np.int64), STRUCTURE)
     distinct = len(np.unique(vectors.round(9), axis=0))
-    for count in range(2, min(most, distinct, len(vectors) - 1) + 1):
+    for count in range(2, min(most, distinct, len(vectors) - 1) + 1) if len(vectors) >= FEWEST else ():
         labels = AgglomerativeClustering(n_clusters=count, linkage="ward").fit_predict(vectors)
         value = float(silhouette_score(vectors, labels))
         if value > best[1]:

@@ -23,6 +23,7 @@ class Index:
         generated: True for phantoms.
         unmatched: files that belong to no case: an image that the annotations do not list, a mask or a file of labels
             without its image.
+        filtered: images that ``where`` leaves out.
     """
 
     cases: Sequence[CaseRef]
@@ -30,6 +31,7 @@ class Index:
     source: str
     generated: bool = False
     unmatched: Sequence[str] = ()
+    filtered: int = 0
 
 
 class Reader(Protocol):

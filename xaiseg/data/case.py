@@ -102,6 +102,7 @@ class Dataset:
         generated: True for phantoms; the report then reads "demonstration on generated images".
         unmatched: files that belong to no case: an image that the annotations do not list, a mask or a file of labels
             without its image.
+        filtered: images that ``where`` leaves out.
     """
 
     name: str
@@ -113,6 +114,7 @@ class Dataset:
     source: str
     generated: bool = False
     unmatched: tuple[str, ...] = ()
+    filtered: int = 0
 
     @property
     def n_clusters(self) -> int:

@@ -90,7 +90,7 @@ class CocoReader:
             for id in chosen(entry, images, rows, source)
         ]
         lost = _not_listed(folder, images.values())
-        return Index(cases, entry.cluster, entry.path or str(file), unmatched=lost)
+        return Index(cases, entry.cluster, entry.path or str(file), unmatched=lost, filtered=len(images) - len(cases))
 
     def load(self, entry: DataEntry, ref: CaseRef, spec: ImageSpec) -> Case:
         """Decodes the image; draws its annotations where a segmentation model needs masks."""

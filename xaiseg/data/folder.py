@@ -38,7 +38,9 @@ class FolderReader:
             for id in chosen(entry, images, rows, source)
         ]
         lost = without_image(masks, images)
-        return Index(cases, entry.cluster, entry.path or str(entry.images), unmatched=lost)
+        return Index(
+            cases, entry.cluster, entry.path or str(entry.images), unmatched=lost, filtered=len(images) - len(cases)
+        )
 
     def load(self, entry: DataEntry, ref: CaseRef, spec: ImageSpec) -> Case:
         """Decodes image and masks."""

@@ -72,7 +72,8 @@ def _index(
     reference = partners(place, entry.masks, "masks", masks)
     reader2 = partners(place, entry.masks_reader2, None, masks)
     cases = []
-    for id in chosen(entry, headers, rows, source):
+    kept = chosen(entry, headers, rows, source)
+    for id in kept:
         path, header = headers[id]
         facts = described(entry, id, rows[id], source)
         facts["spacing_mm"] = facts["spacing_mm"] or header.spacing_mm
@@ -82,7 +83,8 @@ def _index(
             cases.append(CaseRef(case, str(path), *pair, extra={"slice": z}, **facts))
     slices = {f"{id}-z{z:03d}" for id, (_, header) in headers.items() for z in range(header.slices or 0)}
     lost = without_image(reference, {*headers, *slices})
-    return Index(cases, entry.cluster, entry.path or str(entry.images), unmatched=lost)
+    left = len(headers) - len(kept)
+    return Index(cases, entry.cluster, entry.path or str(entry.images), unmatched=lost, filtered=left)
 
 
 def _partner(masks: Partners | None, case: str, file: str) -> str | None:

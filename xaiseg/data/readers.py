@@ -84,6 +84,7 @@ def open_dataset(name: str, entry: DataEntry, *, root: Path, spec: ImageSpec) ->
         source=index.source,
         generated=index.generated,
         unmatched=tuple(index.unmatched),
+        filtered=index.filtered,
     )
 
 
@@ -111,7 +112,7 @@ def entry_from_folder(path: Path, *, name: str = "test") -> DataEntry:
     file) has, else from the volume or the patient of a header, else every image stands for itself. Columns habitat,
     sea_state, glint and gsd_cm of meta.csv are strata where they have two to :data:`_MOST_LEVELS` values, and a column
     spacing_mm is the size of a pixel. Capital letters do not matter. Images whose cluster is blank are one cluster.
-    Augmented copies are left out of what is tested, where every image says whether it is one.
+    Augmented copies are left out of what is tested, unless all are.
 
     Boxes may also lie among their images, in a folder without images/, and a COCO file may be named itself.
 
@@ -131,11 +132,11 @@ def entry_from_folder(path: Path, *, name: str = "test") -> DataEntry:
     sidecar, rows = _tables(folder, reader, annotations)
     columns = {column for row in rows for column in row}
     known = (spelled(own, columns) for own in CLUSTER_COLUMNS)
-    cluster = next((own for own in known if own and any(row.get(own) for row in rows)), None)
+    named = [own for own in known if own]
+    cluster = next((own for own in named if any(row.get(own) for row in rows)), named[0] if named else None)
     copies = spelled("augmented", columns) if name == "test" else None
-    where = (
-        {copies: False} if copies and {TRUTH.get(row.get(copies, "").lower()) for row in rows} == {True, False} else {}
-    )
+    words = {TRUTH.get(row.get(copies, "").lower(), False) for row in rows} if copies else set()
+    where = {copies: False} if copies and words == {True, False} else {}
     left = [row for row in rows if keep(row, where)]
     return DataEntry(
         reader=reader, path=str(folder), images=images, cluster=cluster, annotations=annotations,

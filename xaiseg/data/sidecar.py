@@ -52,9 +52,10 @@ def _read(path: Path) -> Rows:
         raise UsageError("this sidecar is missing", where=path)
     rows: Rows = {}
     for number, row in enumerate(_parquet(path) if path.suffix.lower() == ".parquet" else _csv(path), start=2):
-        if "id" not in row:
+        name = spelled("id", row)
+        if name is None:
             raise UsageError("the sidecar has no column 'id'", where=path, got=", ".join(row))
-        id = row.pop("id")
+        id = row.pop(name)
         if not id and not any(row.values()):
             continue  # spreadsheets leave such rows behind
         if id in rows:
@@ -119,7 +120,9 @@ def _same(held: str, wanted: Any) -> bool:
             return float(held) == wanted
         except ValueError:
             return False
-    return TRUTH.get(held.strip().lower()) is wanted if isinstance(wanted, bool) else held == text(wanted)
+    if isinstance(wanted, bool):  # spreadsheets leave a no blank
+        return TRUTH.get(held.strip().lower(), None if held.strip() else False) is wanted
+    return held == text(wanted)
 
 
 #: Words of spreadsheets for yes and no.
@@ -243,7 +246,7 @@ def _survey(name: str, value: str, id: str, source: object) -> str:
 
 
 def _spacing(entry: DataEntry, id: str, row: Mapping[str, str], source: object) -> tuple[float, float] | None:
-    wanted, ground = entry.spacing_mm, _ground(row)
+    wanted, ground = entry.spacing_mm, _ground(id, row, source)
     if wanted is None:
         return ground
     if isinstance(wanted, str):
@@ -267,11 +270,21 @@ def _spacing(entry: DataEntry, id: str, row: Mapping[str, str], source: object) 
 _SAME_GROUND: Final = 0.05
 
 
-def _ground(row: Mapping[str, str]) -> tuple[float, float] | None:
-    """The size of a pixel that a column gsd_cm gives, or None where it is blank, a word or no size."""
+def _ground(id: str, row: Mapping[str, str], source: object) -> tuple[float, float] | None:
+    """The size of a pixel that a column gsd_cm gives, or None where it is blank.
+
+    Raises:
+        UsageError: it is no positive number.
+    """
     column = spelled("gsd_cm", row)
-    try:
-        side = 10.0 * float(row[column]) if column else math.nan
-    except ValueError:
+    if column is None or not row[column].strip():
         return None
-    return (side, side) if 0 < side < math.inf else None
+    try:
+        side = 10.0 * float(row[column])
+    except ValueError:
+        side = math.nan
+    if not 0 < side < math.inf:
+        then = "Write decimals with a point" if "," in row[column] else None
+        what = f"the ground sample distance of '{id}' is no size of a pixel"
+        raise UsageError(what, where=source, got=row[column], allowed="centimetres, such as 1.2, or blank", then=then)
+    return side, side

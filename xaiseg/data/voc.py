@@ -46,7 +46,9 @@ class VocReader:
             CaseRef(id, str(images[id]), labels.of(id), **described(entry, id, rows.get(id, {}), source)) for id in ids
         ]
         lost = without_image(labels, images)
-        return Index(cases, entry.cluster, entry.path or str(entry.images), unmatched=lost)
+        return Index(
+            cases, entry.cluster, entry.path or str(entry.images), unmatched=lost, filtered=len(images) - len(cases)
+        )
 
     def load(self, entry: DataEntry, ref: CaseRef, spec: ImageSpec) -> Case:
         """Decodes the image and reads its objects."""

@@ -53,7 +53,9 @@ class YoloReader:
             for id in chosen(entry, images, rows, source)
         ]
         lost = without_image(labels, images, but=_LISTS)
-        return Index(cases, entry.cluster, entry.path or str(entry.images), unmatched=lost)
+        return Index(
+            cases, entry.cluster, entry.path or str(entry.images), unmatched=lost, filtered=len(images) - len(cases)
+        )
 
     def load(self, entry: DataEntry, ref: CaseRef, spec: ImageSpec) -> Case:
         """Decodes the image and reads its lines."""

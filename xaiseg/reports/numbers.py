@@ -9,6 +9,9 @@ from xaiseg.estimate import Estimate
 from xaiseg.protocol import Requirement
 from xaiseg.statistics.interval import Interval
 
+#: Below this a number is rounding of the computer.
+_NOISE: float = 1e-12
+
 
 def decimals(lower: float | None, upper: float | None, value: float | None = None) -> int:
     """Decimals at which half the interval has two significant digits; without an interval three digits of the value.
@@ -30,10 +33,12 @@ def number(value: float | None, places: int) -> str:
 
     >>> number(0.0004, 2), number(-8.8e-6, 4), number(0.0, 2), number(-0.25, 2), number(None, 2), number(12.0, 0)
     ('0.0004', '−8.8e−6', '0', '−0.25', 'none', '12')
+    >>> number(2.5e-18, 4)
+    '0'
     """
     if value is None or not math.isfinite(value):
         return "none"
-    if value == 0:
+    if abs(value) < _NOISE:
         return "0"
     text = f"{abs(value):.{places}f}"
     if float(text) == 0:

@@ -239,7 +239,7 @@ def picture_rows(rows: Sequence[tuple[str, Sequence[PictureTile]]], alt: str, *,
         depths = []
         for place, (heading, tiles) in enumerate(rows[start : start + abreast]):
             x = place * span
-            parts.append(svg.text(x, y + 14, svg.fitted(heading, span - _GAP, size=13), size=13, bold=True))
+            parts.append(svg.text(x, y + 14, svg.fitted_name(heading, span - _GAP, size=13), size=13, bold=True))
             heights = [_height(tile, width) for tile in tiles]
             for index, (tile, height) in enumerate(zip(tiles, heights, strict=True)):
                 parts += _picture_tile(tile, x + index * (width + _GAP), y + 20, width, height)
@@ -255,7 +255,7 @@ def _height(tile: PictureTile, width: float) -> float:
 
 def _picture_tile(tile: PictureTile, x: float, y: float, width: float, height: float) -> list[str]:
     parts = [
-        svg.text(x, y + 12, svg.fitted(tile.title, width, size=12), size=12),
+        svg.text(x, y + 12, svg.fitted_name(tile.title, width, size=12), size=12),
         _picture(tile.pixels, x, y + 18, width, height),
         _placed(_outline(tile.outline, width, height), x, y + 18, "#56c2ff"),
     ]

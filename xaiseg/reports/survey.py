@@ -251,8 +251,9 @@ def mistake_words(view: View) -> str:
         (found.other_class, "on an animal of another class"),
     ]
     said = ", ".join(f"{count} {words}" for count, words in parts if count)
-    more = '; the pictures stand under "Detected where there is none"' if found.nothing else ""
-    more = more or '; the pictures stand under "A second or badly fitting box"'
+    rows = ["Detected where there is none"] if found.nothing else []
+    rows += ["A second or badly fitting box"] if found.nothing < found.total else []
+    more = f"; the pictures stand under {' and '.join(f'“{row}”' for row in rows)}"
     recall = view.get("recall")
     if found.nothing == found.total and recall is not None and recall.value == 0 and recall.n:
         more = "; none lies on any animal, so see first whether the labels belong to these images and are in pixels"

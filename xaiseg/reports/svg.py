@@ -149,6 +149,18 @@ def fitted(words: str, width: float, *, size: float = 12) -> str:
     return words if len(words) <= room else words[: room - 1].rstrip() + "…"
 
 
+def fitted_name(words: str, width: float, *, size: float = 12) -> str:
+    """The same for names of files, cut in the middle: what tells them apart is often their end.
+
+    >>> fitted_name("survey_75m_flight3_0042", 100)
+    'survey_…ht3_0042'
+    """
+    room = max(3, int(width / (0.5 * size)))
+    if len(words) <= room:
+        return words
+    return words[: (room - 1) // 2] + "…" + words[len(words) - room // 2 :]
+
+
 def shade(x1: float, x2: float, y: float, height: float) -> str:
     """The bad side of a bound."""
     return rect(min(x1, x2), y, abs(x2 - x1), height, colour="shade")
