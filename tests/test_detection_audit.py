@@ -145,3 +145,17 @@ def test_what_was_left_out_and_put_together_is_said(tmp_path):
         "Of the images that are listed only those with augmented = false are audited (`where:`), 5 are left out."
         in said
     )
+
+
+@pytest.mark.parametrize(
+    ("column", "flights", "repeated"), [("Flight", 2, True), ("flight", 2, True), ("Flight", 99, False)]
+)
+def test_a_column_of_flights_that_nobody_named_is_noticed_with_capitals_too(tmp_path, column, flights, repeated):
+    path = survey(tmp_path / "world", flights=6)
+    names = sorted(file.stem for file in (tmp_path / "world" / "data" / "images").iterdir())
+    rows = [f"{name},F{number % flights}" for number, name in enumerate(names)]
+    (tmp_path / "world" / "data" / "meta.csv").write_text("\n".join([f"id,{column}", *rows]), encoding="utf-8")
+    opened = pipeline.open_model(path)
+    opened = opened.with_data("test", opened.data["test"].model_copy(update={"cluster": None}))
+    facts = pipeline.draft(opened, load_protocol("ecology"), Options()).document["facts"]
+    assert facts["cluster_repeated"] is repeated

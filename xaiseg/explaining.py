@@ -194,8 +194,9 @@ def explain_image(
         began = time.perf_counter()
         absent: dict[str, str] = {}
         asked = open_asked(session, target, reference, image=image, described=described, absent=absent)
-        for reason in absent.values():
-            tell(f"left out: {reason}") if tell else None
+        if tell:
+            for reason in absent.values():
+                tell(f"left out: {reason}")
         pace = (time.perf_counter() - began) / max(session.forwards, 1)
         chosen, skipped = _chosen(session, tuple(asked), methods)
         # The first pass is slow, so where it makes the run look long a batch is timed.

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from xaiseg.data.pixels import IGNORE
 from xaiseg.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -41,8 +42,6 @@ _MEANS: Final[Mapping[str, tuple[str, ...]]] = {
 #: Spelling as alike as this is one word; shorter words are too often like each other (goat and boat).
 _ALIKE: Final = 0.85
 _LONG: Final = 6
-#: The number under ``labels:`` of what is left out.
-_LEFT_OUT: Final = 255
 
 
 def data_classes(entry: DataEntry) -> dict[int, str]:
@@ -196,16 +195,16 @@ def mismatch(reader: str, labels: Mapping[int, str], classes: Sequence[str]) -> 
 def _labels_line(strange: Mapping[int, str], classes: Sequence[str]) -> str:
     """The line ``labels:`` for names that are no classes, with what it does."""
     places = {number: class_of(name, classes) for number, name in strange.items()}
-    mapped = ", ".join(f"{number}: {_LEFT_OUT if place is None else place}" for number, place in places.items())
+    mapped = ", ".join(f"{number}: {IGNORE if place is None else place}" for number, place in places.items())
     counted = [f"{strange[number]} as {classes[place]}" for number, place in places.items() if place is not None]
     parts = [f"counts {', '.join(counted)}"] if counted else []
     if lost := [name for number, name in strange.items() if places[number] is None]:
         parts.append(
-            f"{_LEFT_OUT} is a placeholder that leaves out {', '.join(lost)}: no class has such a name; "
-            f"write the number of one, or keep {_LEFT_OUT}"
+            f"{IGNORE} is a placeholder that leaves out {', '.join(lost)}: no class has such a name; "
+            f"write the number of one, or keep {IGNORE}"
         )
     else:
-        parts.append(f"{_LEFT_OUT} in place of a class leaves it out")
+        parts.append(f"{IGNORE} in place of a class leaves it out")
     return f"labels: {{{mapped}}}   # {'; '.join(parts)}"
 
 

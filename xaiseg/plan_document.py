@@ -116,7 +116,7 @@ def _content_digest(dataset: Dataset, model: ModelFile) -> str:
     files = [Path(path) for path in dict.fromkeys(named)] + ([Path(model.path).parent / code] if code else [])
     held: list[Any] = [file_sha256(path) for path in files if path.is_file()]
     # What sidecars say of a case and no file of its own holds.
-    held += [[ref.spacing_mm, dict(ref.survey), ref.strata] for ref in dataset.cases if ref.spacing_mm or ref.survey]
+    held += [[ref.spacing_mm, dict(ref.survey)] for ref in dataset.cases if ref.spacing_mm or ref.survey]
     return _digest(
         [held, model.data[dataset.name].model_dump(mode="json", exclude={"path", "images", "masks", "meta"})]
     )
@@ -214,14 +214,16 @@ def _facts(
 
 def _has_groups(model: ModelFile) -> bool:
     """Whether the entry leaves out the clusters though its folder's table has a group column with repeated values."""
-    from xaiseg.data.sidecar import read_sidecars
+    from xaiseg.data.sidecar import read_sidecars, spelled
 
     entry = model.data["test"]
     base = Path(model.data_root) / (entry.path or ".")
     names = entry.sidecars or ("meta.csv",)
     places = [next((p for p in (base / n, Path(model.data_root) / n) if p.is_file()), None) for n in names]
     rows = list(read_sidecars([place for place in places if place is not None]).values())
-    columns = [[row[name] for row in rows if row.get(name)] for name in GROUPS]
+    known = {column for row in rows for column in row}
+    named = [own for name in GROUPS if (own := spelled(name, known))]
+    columns = [[row[name] for row in rows if row.get(name)] for name in named]
     return entry.cluster is None and any(len(set(values)) < len(values) for values in columns)
 
 

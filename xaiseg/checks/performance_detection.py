@@ -123,7 +123,7 @@ class PerformanceDetection:
         table = tables.rows[ID]
         rows, failed = reference_rows(table), failed_cases(table)
         every = tuple(tables.facts["classes"])
-        classes, pooled = _seen(rows, every, "n_detected"), _seen(rows, every, "n_boxes")
+        classes, pooled = _seen(rows, every, rows["n_detected"]), _seen(rows, every, rows["score"].map(len))
         for target in ("", *classes) if len(every) > 1 else ("",):
             own = (target,) if target else pooled or every
             least = 0.0 if target and not rows.loc[rows["target"] == target, "n_reference"].any() else 1.0
@@ -138,13 +138,12 @@ class PerformanceDetection:
             yield fact("classes_not_seen", len(lacking), of="class", note=note + more)
 
 
-def _seen(rows: pd.DataFrame, classes: tuple[str, ...], count: str) -> tuple[str, ...]:
-    """The classes of which there is an object or a detection, at the threshold ("n_detected") or with any score.
+def _seen(rows: pd.DataFrame, classes: tuple[str, ...], detections: pd.Series) -> tuple[str, ...]:
+    """The classes of which there is an object or one of the detections, of which ``detections`` counts those of a row.
 
     A detector may know eighty others. What it scores low is no row of its own, but counts in curves over all classes.
     """
-    held = rows["score"].map(len) if count == "n_boxes" else rows[count]
-    there = (rows["n_reference"] > 0) | (held > 0)
+    there = (rows["n_reference"] > 0) | (detections > 0)
     named = set(rows.loc[there.astype(bool), "target"])
     return tuple(name for name in classes if name in named)
 
@@ -208,7 +207,7 @@ def _offer(
     """Places for the galleries: what was found, false, on an animal and wrong all the same, missed, nearly detected."""
     shown = reaches(table.score, threshold)
     real = reference[reference[:, 4] != IGNORE, :4]
-    on_animal = iou(found, real).max(axis=1) >= ON_ANIMAL if len(real) and len(found) else np.zeros(len(found), bool)
+    on_animal = iou(found, real).max(axis=1, initial=0.0) >= ON_ANIMAL
     for box, score, object_, is_shown, on in zip(
         found, table.score.tolist(), table.found.tolist(), shown, on_animal, strict=True
     ):

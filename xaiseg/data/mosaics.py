@@ -20,7 +20,7 @@ from xaiseg.data.cutting import cut_things
 from xaiseg.data.files import images_by_id
 from xaiseg.data.pixels import SUFFIXES
 from xaiseg.data.readers import labels_beside, labels_in
-from xaiseg.data.sidecar import CLUSTER_COLUMNS, read_sidecars, spelled
+from xaiseg.data.sidecar import CLUSTER_COLUMNS, TRUTH, read_sidecars, spelled
 from xaiseg.errors import DataError, UsageError
 
 #: Largest picture that is decoded as a whole, in megapixels: 1.2 GB of colour.
@@ -151,7 +151,7 @@ def _described(source: Path, images: Sequence[Mapping[str, Any]]) -> list[dict[s
     found = []
     for stem in stems:
         row = {column: value for column, value in held.get(stem, {}).items() if value and column not in _OF_THE_DRAW}
-        if row.get("known_empty", "").lower() in ("false", "no", "0"):
+        if TRUTH.get(row.get("known_empty", "").lower()) is False:
             del row["known_empty"]  # a tile of a picture with animals may well have none
         if not any(spelled(name, columns) for name in CLUSTER_COLUMNS):
             row["group"] = stem.replace("/", "_")
