@@ -185,6 +185,17 @@ def test_the_correlation_is_the_share_of_animals_that_agree():
         assert share == pytest.approx(expected, abs=0.07)
 
 
+def test_spare_floes_carry_no_animal():
+    def white(scene):
+        return (ndimage.uniform_filter((scene.image.min(axis=2) > 165).astype(float), 9) > 0.9).mean()
+
+    few, many = ([scene_case(SceneSpec(spare_floes=count), index) for index in range(40)] for count in (1.1, 6.0))
+    assert all((few[index].image == scene_case(SceneSpec(), index).image).all() for index in range(8))
+    # The same plan; only who is hidden by a neighbour or a block of ice is drawn anew.
+    assert sum(a.grounds == b.grounds for a, b in zip(few, many, strict=True)) >= 36
+    assert np.mean([white(scene) for scene in many]) > 1.5 * np.mean([white(scene) for scene in few])
+
+
 def test_what_hides_an_animal_is_not_the_animal(scenes):
     shares = np.concatenate([scene.visible for scene in scenes["seals"]])
     assert (shares > 0.97).mean() > 0.4
@@ -220,6 +231,10 @@ def test_the_reader_serves_exactly_the_scenes():
     assert dataset.generated
     assert (dataset.cluster_column, dataset.n_clusters, len(dataset.cases)) == ("flight", 2, 6)
     assert dataset.source == "generated seals, split test, seed 3, bright_floe planted at 0.9"
+    much = entry(scene={"flights": 1, "tiles": 2, "spare_floes": 6})
+    assert scene_spec(much) == SceneSpec(flights=1, tiles=2, spare_floes=6)
+    told = open_dataset("test", much, root=".", spec=SEALS).source
+    assert told == "generated seals, split test, seed 0, 6 floes a tile without a seal"
     for index, tile in enumerate(scene_list(spec)):
         ref = next(ref for ref in dataset.cases if ref.id == tile.id)
         case, scene = load_case(held, ref, SEALS), scene_case(spec, index)
@@ -248,8 +263,9 @@ def test_entries_that_mix_kinds_are_refused():
         DataEntry(reader="phantom", scene={})
     with pytest.raises(ValueError, match="`phantom:` belongs to the reader phantom"):
         entry(phantom={})
-    with pytest.raises(ValueError, match="needs `world: seals`"):
-        entry(scene={"world": "cetaceans", "shortcut": {}})
+    for ice in ({"shortcut": {}}, {"spare_floes": 6}):
+        with pytest.raises(ValueError, match="needs `world: seals`"):
+            entry(scene={"world": "cetaceans", **ice})
 
 
 def test_written_scenes_read_back_as_a_coco_folder(tmp_path):

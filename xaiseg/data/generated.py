@@ -14,7 +14,7 @@ from xaiseg.data.phantoms import PhantomSpec, phantom_case, phantom_list
 from xaiseg.data.pixels import to_image
 from xaiseg.data.scenes import ANIMALS, SceneSpec, Shortcut, scene_case, scene_list
 from xaiseg.data.scenes import COLUMNS as SCENE_COLUMNS
-from xaiseg.data.scenes_compose import Drawing
+from xaiseg.data.scenes_compose import SPARE_FLOES, Drawing
 from xaiseg.data.sidecar import chosen, described, require_columns
 from xaiseg.errors import UsageError, did_you_mean
 
@@ -103,12 +103,13 @@ def scene_spec(entry: DataEntry) -> SceneSpec:
     wanted = entry.scene or SceneEntry()
     cue = None if wanted.shortcut is None else Shortcut(wanted.shortcut.kind, wanted.shortcut.correlation)
     return SceneSpec(wanted.split, wanted.world, wanted.flights, wanted.tiles, wanted.empty_share, wanted.seed,
-                     wanted.size, cue)  # fmt: skip
+                     wanted.size, cue, wanted.spare_floes)  # fmt: skip
 
 
 def _scene_source(made: SceneSpec) -> str:
     cue = "" if made.shortcut is None else f", {made.shortcut.kind} planted at {made.shortcut.correlation:g}"
-    return f"generated {made.world}, split {made.split}, seed {made.seed}{cue}"
+    ice = "" if made.spare_floes == SPARE_FLOES else f", {made.spare_floes:g} floes a tile without a seal"
+    return f"generated {made.world}, split {made.split}, seed {made.seed}{cue}{ice}"
 
 
 def _animal_index(made: SceneSpec, spec: ImageSpec, source: str) -> int:

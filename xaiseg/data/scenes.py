@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from xaiseg.data.scenes_compose import Conditions, Drawing, Ice, compose
+from xaiseg.data.scenes_compose import SPARE_FLOES, Conditions, Drawing, Ice, compose
 from xaiseg.seeds import generator
 
 Split = Literal["train", "validation", "test"]
@@ -63,6 +63,7 @@ class SceneSpec:
         seed: seed of everything.
         size: (height, width) in pixels.
         shortcut: a planted cue, or None. The list of tiles and their conditions does not depend on it.
+        spare_floes: of a tile of seals, the mean number of floes without one, where there is room.
     """
 
     split: Split = "test"
@@ -73,6 +74,7 @@ class SceneSpec:
     seed: int = 0
     size: tuple[int, int] = (256, 256)
     shortcut: Shortcut | None = None
+    spare_floes: float = SPARE_FLOES
 
     def __post_init__(self) -> None:
         if self.shortcut is not None and self.world != "seals":
@@ -152,7 +154,7 @@ def scene_case(spec: SceneSpec, index: int, *, ice: Ice = "own") -> Drawing:
     tile = scene_list(spec)[index]
     rng = generator(spec.seed, f"scenes/{spec.world}/{spec.split}/picture", tile.id)
     agreement = 0.5 if spec.shortcut is None else spec.shortcut.correlation
-    return compose(tile.conditions, rng, spec.size, agreement=agreement, ice=ice)
+    return compose(tile.conditions, rng, spec.size, agreement=agreement, ice=ice, spare_floes=spec.spare_floes)
 
 
 def write_scenes(spec: SceneSpec, folder: Path) -> Path:

@@ -17,6 +17,8 @@ Ice = Literal["own", "bright", "dull", "none"]
 
 #: Less of an animal than this is an ignored region: neither a hit nor a miss.
 VISIBLE: Final = 0.25
+#: Floes without an animal that a tile has on average; with so few of them any floe hints at a seal.
+SPARE_FLOES: Final = 1.1
 _BRASH: Final = {"floes": 0.05, "brash": 0.32, "silt": 0.16}
 _GLINT: Final = {"none": 0.0, "some": 0.5, "strong": 1.0}
 _LENGTH_M: Final = {
@@ -79,8 +81,9 @@ class Drawing:
 
 
 def compose(
-    tile: Conditions, rng: np.random.Generator, size: tuple[int, int], *, agreement: float, ice: Ice = "own"
-) -> Drawing:
+    tile: Conditions, rng: np.random.Generator, size: tuple[int, int], *, agreement: float, ice: Ice = "own",
+    spare_floes: float = SPARE_FLOES,
+) -> Drawing:  # fmt: skip
     """Draws a tile.
 
     Args:
@@ -90,11 +93,12 @@ def compose(
         agreement: probability that a floe is bright exactly when it carries an animal; 0.5 = no relation.
         ice: "bright", "dull" and "none" draw one tile three times: nothing but the paint of its floes differs. That
             tile is not the one of "own", whose floes are painted from the same random numbers as all else.
+        spare_floes: how many floes without an animal there are on average, where there is room.
     """
     water = {"floes": "clear", "brash": "deep"}.get(tile.habitat, tile.habitat)
     canvas = Canvas(size, tile.gsd_cm, _varied(rng, WATERS[water]), tile.sun)
     canvas.add_water(rng, tile.sea_state if tile.world == "cetaceans" else tile.sea_state // 2)
-    painter = _Painter(canvas, rng, tile, agreement, ice, np.zeros_like(canvas.land))
+    painter = _Painter(canvas, rng, tile, agreement, ice, spare_floes, np.zeros_like(canvas.land))
     if tile.world == "seals":
         painter.ice()
     for _ in range(int(rng.poisson(0.9 if tile.animals else 1.6))):
@@ -114,6 +118,7 @@ class _Painter:
     tile: Conditions
     agreement: float
     paint: Ice
+    spare_floes: float
     gone: np.ndarray
     free: list[Floe] = field(default_factory=list)
     taken: list[tuple[float, float, float]] = field(default_factory=list)
@@ -130,7 +135,7 @@ class _Painter:
         self.canvas.add_brash(rng, _BRASH[self.tile.habitat] * rng.uniform(0.5, 1.3))
         for _ in range(self.tile.animals):
             self.plan.append(self._ground_of_animal())
-        for _ in range(int(rng.poisson(1.1))):
+        for _ in range(int(rng.poisson(self.spare_floes))):
             floe = self._new_floe(bright=rng.random() >= self.agreement)
             if floe is not None:
                 self.free.append(floe)
