@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tests.checks.shortcut_worlds import measured, named
 from tests.explainers.toy_pyramid import subject
+from xaiseg.checks.pictures import pixels_of
 from xaiseg.checks.shortcut_groups import grouped
 from xaiseg.checks.shortcut_look import look_of
 from xaiseg.checks.shortcut_lookalikes import ID, NONE, Params
@@ -75,8 +76,10 @@ def test_each_false_detection_is_pooled_over_its_box(rows):
         np.testing.assert_allclose(np.argmax(row["vector"]), np.argmax(image[:, y0:y1, x0:x1].mean(axis=(1, 2))))
         assert row["target"] == "seal"
         assert row["score"] == pytest.approx(image[:, y0:y1, x0:x1].max(), abs=1e-5)
-        assert len(row["picture"]) == 24 * 24
-        assert row["picture_width"] == 24
+        window = pixels_of(row)
+        assert window.shape == (24, 24, 3)
+        colour = int(np.argmax(row["vector"]))
+        assert window[..., colour].max() == round(255 * image[colour].max())  # green and blue things, in colour
 
 
 def test_kinds_of_mistakes_are_groups_with_their_shares(rows):

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from xaiseg.checks.base import Context, Row
-from xaiseg.checks.pictures import PICTURE_SIDE, reduced
+from xaiseg.checks.pictures import PICTURE_COLUMNS, shown
 from xaiseg.checks.shortcut_reading import (
     Answer,
     Reading,
@@ -51,8 +51,7 @@ COLUMNS: Final = (
     ("false_sham", pa.float64()),
     ("claim_edit", pa.float64()),  # answers at the place of the edit: 0 or 1; of a segmenter the share of that area
     ("claim_sham", pa.float64()),
-    ("picture", pa.list_(pa.uint8())),  # as it is, edit and sham around one telling object a case, one below the other
-    ("picture_width", pa.int32()),
+    *PICTURE_COLUMNS,  # as it is, edit and sham around one telling object a case, one below the other
 )
 
 
@@ -246,14 +245,9 @@ class Asker:
         if self.pictured or not sham.found or edit.found == (self.telling == "lost"):
             return {}
         self.pictured = True
-        low, high = (float(end) for end in self.context.facts["value_range"])
-        shown = ((self.case.image, None), (trial.edit, trial.edit_things), (trial.sham, trial.sham_things))
-        parts = [
-            reduced(around(image.mean(axis=0), (things or self.things)[number].region, _ROUND), PICTURE_SIDE)
-            for image, things in shown
-        ]
-        pixels = np.round(255 * np.clip((np.concatenate(parts) - low) / (high - low), 0, 1)).astype(np.uint8)
-        return {"picture": pixels.ravel().tolist(), "picture_width": pixels.shape[1]}
+        held = ((self.case.image, None), (trial.edit, trial.edit_things), (trial.sham, trial.sham_things))
+        windows = [around(image, (things or self.things)[number].region, _ROUND) for image, things in held]
+        return shown(windows, self.context.facts["value_range"])
 
     def _read(self, held: Boxes | Prediction, things: Sequence[Thing], where: np.ndarray | None) -> Reading:
         if isinstance(held, Boxes):
@@ -265,17 +259,18 @@ class Asker:
 
 
 def around(image: np.ndarray, region: np.ndarray, times: float) -> np.ndarray:
-    """A window of an image (H, W) around a region, ``times`` as long as it; windows of a moved region have one size.
+    """A window (C, h, w) of an image around a region, ``times`` as long as it; those of a moved region have one size.
 
-    >>> around(np.arange(9.0)[None], np.arange(9)[None] == 8, 3.0).tolist()
-    [[6.0, 7.0, 8.0]]
+    >>> around(np.arange(9.0)[None, None], np.arange(9)[None] == 8, 3.0).tolist()
+    [[[6.0, 7.0, 8.0]]]
     """
     left, top, right, bottom = bounds_of(region)
     side = round(times * max(right - left, bottom - top))
-    height, width = min(side, image.shape[0]), min(side, image.shape[1])
-    row = min(max((top + bottom - height) // 2, 0), image.shape[0] - height)
-    column = min(max((left + right - width) // 2, 0), image.shape[1] - width)
-    return image[row : row + height, column : column + width]
+    down, across = image.shape[1:]
+    height, width = min(side, down), min(side, across)
+    row = min(max((top + bottom - height) // 2, 0), down - height)
+    column = min(max((left + right - width) // 2, 0), across - width)
+    return image[:, row : row + height, column : column + width]
 
 
 def name_of(number: int) -> str:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import torch
 
 from xaiseg.checks.base import Context, Quantity, Row, Tables, check
-from xaiseg.checks.pictures import PICTURE_SIDE, reduced
+from xaiseg.checks.pictures import PICTURE_COLUMNS, shown
 from xaiseg.checks.quantities import UNIT_RANGE, fact, missing, reference_rows
 from xaiseg.checks.shortcut_asking import around
 from xaiseg.checks.shortcut_groups import grouped
@@ -91,8 +91,7 @@ class Params:
         ("box", pa.list_(pa.float32())),
         ("layer", pa.string()),
         ("vector", pa.list_(pa.float32())),
-        ("picture", pa.list_(pa.uint8())),
-        ("picture_width", pa.int32()),
+        *PICTURE_COLUMNS,
     ],
 )
 class ShortcutLookalikes:
@@ -121,14 +120,10 @@ class ShortcutLookalikes:
             yield from (_row(context, f"look-alike {number}", one) for number, one in enumerate(false, start=1))
             yield {"status": "undefined", "reason": why}
             return
-        low, high = (float(end) for end in context.facts["value_range"])
         for number, (one, region) in enumerate(zip(false, regions, strict=True), start=1):
-            window = reduced(around(case.image.mean(axis=0), region, _ROUND), PICTURE_SIDE)
-            pixels = np.round(255 * np.clip((window - low) / (high - low), 0, 1)).astype(np.uint8)
-            yield _row(context, f"look-alike {number}", one) | {
-                "layer": layer, "vector": vectors[number - 1].tolist(), "picture": pixels.ravel().tolist(),
-                "picture_width": pixels.shape[1],
-            }  # fmt: skip
+            picture = shown([around(case.image, region, _ROUND)], context.facts["value_range"])
+            found = {"layer": layer, "vector": vectors[number - 1].tolist()}
+            yield _row(context, f"look-alike {number}", one) | found | picture
         for number, one in enumerate(more, start=params.most + 1):  # counted, and not grouped
             yield _row(context, f"look-alike {number}", one)
 

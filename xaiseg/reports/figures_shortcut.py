@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from xaiseg.checks.pictures import pixels_of
 from xaiseg.checks.shortcut_groups import grouped
 from xaiseg.checks.shortcut_look import PIXELS
 from xaiseg.estimate import Estimate
@@ -123,7 +124,7 @@ def lookalikes(view: View) -> Story:
     one = "that are alike in colour and contrast" if pixels else "to which a layer of the network answers alike"
     how = (
         f"Each row is one group of look-alikes {one}: its members nearest to the middle of the group, with their "
-        "surroundings, in grey. What they are is for a person to say. The groups were found in these data, and nothing "
+        "surroundings. What they are is for a person to say. The groups were found in these data, and nothing "
         f"says {'what the model saw in them' if pixels else 'why the layer answers alike'}."
     )
     alt = f"Look-alikes in groups: {listed([name for name, _ in drawn])}."
@@ -131,8 +132,7 @@ def lookalikes(view: View) -> Story:
 
 
 def _mistake(row: pd.Series) -> PictureTile:
-    pixels = np.asarray(row["picture"], dtype=np.uint8).reshape(-1, int(row["picture_width"]))
-    return PictureTile(str(row["case"]), pixels, None, None, (f"score {number(float(row['score']), 2)}",))
+    return PictureTile(str(row["case"]), pixels_of(row), None, None, (f"score {number(float(row['score']), 2)}",))
 
 
 def _said(view: View, metric: str, verb: str, levels: Mapping[str, str], *, of: str = _OF) -> str:
@@ -221,7 +221,7 @@ def _pictures(view: View, telling: str) -> Plot | None:
     alt = f"Telling objects, as they are, edited and in the sham: {listed([name for name, _ in drawn])}."
     how = (
         f"{plural(len(drawn), 'image')} of {len(held)} with {telling}, drawn at random: the surroundings of the object "
-        "as they are, in the edit, and in the sham, in grey."
+        "as they are, in the edit, and in the sham."
     )
     return Plot(picture_rows(drawn, alt, abreast=2), "", how)
 
@@ -231,8 +231,7 @@ def _seed(view: View) -> int:
 
 
 def _row(row: pd.Series) -> tuple[str, list[PictureTile]]:
-    width = int(row["picture_width"])
-    panels = np.split(np.asarray(row["picture"], dtype=np.uint8).reshape(-1, width), len(_PANELS))
+    panels = np.split(pixels_of(row), len(_PANELS))
     scores = (row["confidence"], row["confidence_edit"], row["confidence_sham"])
     tiles = [
         PictureTile(name, pixels, None, None, (f"confidence {number(float(score), 2)}",))

@@ -207,7 +207,7 @@ class PictureTile:
 
     Attributes:
         title: above it.
-        pixels: (h, w) uint8.
+        pixels: (h, w) or (h, w, 3) uint8.
         outline: (h, w), not 0 inside, or None.
         box: (x0, y0, x1, y1) as shares of width and height, or None.
         below: up to two lines.
