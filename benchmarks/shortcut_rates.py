@@ -1,7 +1,7 @@
 """How often the audit flags a detector that was taught the planted shortcut, and clears one that was not.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.shortcut_rates --out OUT [--ice much] [--workers 2] [--seeds 301 329]
-    python -m benchmarks.shortcut_rates --show [--ice much]
+    OMP_NUM_THREADS=1 python -m benchmarks.shortcut_rates --out OUT [--world neutral] [--workers 2]
+    python -m benchmarks.shortcut_rates --show [--world neutral]
     python -m benchmarks.shortcut_rates --show --rows benchmarks/shortcut_rates_first.json --seeds 101 129
 
 For each seed ``detector-compact`` is trained four times, on generated seals whose ice tells where they are with
@@ -9,9 +9,9 @@ correlation 1, 0.9, 0.75 and 0.5 (no shortcut), and audited in its own world, wh
 the options and the bound that protocol ``ecology`` has for ``shortcut.background``. Flagged = the requirement fails,
 cleared = it is met; anything else counts as neither.
 
-There are two worlds. With little ice (1.1 floes a tile without a seal, seeds 201 to 229) most floes carry a seal, so
-that any ice tells where seals are, whatever its colour, and a detector without the shortcut learns that. With much ice
-(6 such floes, seeds 301 to 329) most floes carry none.
+There are two worlds. On ``ice`` (seeds 201 to 229) most seals lie on floes and most floes carry a seal, so that any ice
+tells where seals are, whatever its colour, and a detector without the shortcut may learn that. In the ``neutral`` one
+(seeds 331 to 359, correlation 0.5 alone) seals and what looks like them lie anywhere, so that no ground tells anything.
 
 Rows are kept in ``benchmarks/shortcut_rates.json``; stopped, the same command goes on with what is missing.
 ``shortcut_rates_first.json`` holds the rows of the protocol before (1.2.0: another metric and bound, 240 tiles, 4
@@ -47,13 +47,17 @@ EPOCHS: Final = 8
 
 @dataclass(frozen=True)
 class World:
-    """Options of ``scenes`` beside the shortcut, and the seeds (first, last) that were set for it beforehand."""
+    """Options of ``scenes`` beside the shortcut, and seeds (first, last) and correlations that were set beforehand."""
 
     options: str
     seeds: tuple[int, int]
+    correlations: tuple[float, ...]
 
 
-WORLDS: Final = {"little": World("", (201, 229)), "much": World(",spare_floes=6", (301, 329))}
+WORLDS: Final = {
+    "ice": World("", (201, 229), CORRELATIONS),
+    "neutral": World(",placement=anywhere,spare_floes=3", (331, 359), (CLEAN,)),
+}
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class Row:
         flights: clusters.
         bound: of the requirement.
         verdict: of the requirement.
-        ice: key of :data:`WORLDS`.
+        world: key of :data:`WORLDS`.
     """
 
     seed: int
@@ -84,7 +88,7 @@ class Row:
     flights: int
     bound: float
     verdict: str
-    ice: str = "little"
+    world: str = "ice"
 
     @property
     def called(self) -> str:
@@ -106,11 +110,11 @@ def protocol() -> Protocol:
     return protocol_from_document({"resolved": document, "source": "benchmarks.shortcut_rates"})
 
 
-def one(seed: int, correlation: float, ice: str, out: Path) -> Row:
+def one(seed: int, correlation: float, world: str, out: Path) -> Row:
     """Trains and audits; a training that was stopped goes on."""
-    folder = folder_of(out, seed, correlation, ice)
+    folder = folder_of(out, seed, correlation, world)
     train_zoo(
-        "detector-compact", f"scenes:shortcut={correlation:g}{WORLDS[ice].options}", out=folder, recipe="brief",
+        "detector-compact", f"scenes:shortcut={correlation:g}{WORLDS[world].options}", out=folder, recipe="brief",
         epochs=EPOCHS, seed=seed, threads=1, log=lambda line: None,
     )  # fmt: skip
     report = folder / "report"
@@ -122,17 +126,17 @@ def one(seed: int, correlation: float, ice: str, out: Path) -> Row:
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     if ended.returncode not in (0, 1, 3, 4):
         raise RuntimeError(f"{' '.join(command)} ended with {ended.returncode}:\n{ended.stderr}")
-    row = _row(seed, correlation, ice, folder)
+    row = _row(seed, correlation, world, folder)
     shutil.rmtree(report)
     return row
 
 
-def folder_of(out: Path, seed: int, correlation: float, ice: str) -> Path:
+def folder_of(out: Path, seed: int, correlation: float, world: str) -> Path:
     """Where a training stands."""
-    return out / f"{seed}-{correlation:g}{'' if ice == 'little' else '-' + ice}"
+    return out / f"{seed}-{correlation:g}{'' if world == 'ice' else '-' + world}"
 
 
-def _row(seed: int, correlation: float, ice: str, folder: Path) -> Row:
+def _row(seed: int, correlation: float, world: str, folder: Path) -> Row:
     audit = json.loads((folder / "report" / "audit.json").read_text(encoding="utf-8"))
     (finding,) = audit["findings"]
     trained = (folder / "training.log").read_text(encoding="utf-8").splitlines()[-1].rpartition("grid: ")[2]
@@ -141,7 +145,7 @@ def _row(seed: int, correlation: float, ice: str, folder: Path) -> Row:
     numbers = [None if found[name] is None else round(found[name], 4) for name in ("value", "lower", "upper")]
     return Row(
         seed, correlation, trained, *numbers, found["n"], found["n_clusters"],
-        finding["requirement"]["bound"], finding["verdict"], ice,
+        finding["requirement"]["bound"], finding["verdict"], world,
     )  # fmt: skip
 
 
@@ -154,7 +158,7 @@ def read_rows(path: Path = ROWS) -> list[Row]:
 
 def write_rows(rows: Sequence[Row], path: Path = ROWS) -> None:
     """By seed and correlation, a line each."""
-    ordered = sorted(rows, key=lambda row: (row.seed, row.correlation, row.ice))
+    ordered = sorted(rows, key=lambda row: (row.seed, row.correlation, row.world))
     lines = ",\n".join(json.dumps(asdict(row)) for row in ordered)
     path.with_suffix(".tmp").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
     path.with_suffix(".tmp").replace(path)
@@ -185,26 +189,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="a folder a training")
     parser.add_argument("--rows", type=Path, default=ROWS, help="where the rows are kept")
-    parser.add_argument("--ice", choices=WORLDS, default="little", help="the world")
+    parser.add_argument("--world", choices=WORLDS, default="ice", help="where the seals lie")
     parser.add_argument("--seeds", type=int, nargs=2, help="the first and the last; those of the world unless given")
-    parser.add_argument("--correlations", type=float, nargs="+", default=CORRELATIONS, choices=CORRELATIONS)
+    parser.add_argument("--correlations", type=float, nargs="+", help="those of the world unless given")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--show", action="store_true", help="print the table of the rows that are there")
     args = parser.parse_args(argv)
-    first, last = args.seeds or WORLDS[args.ice].seeds
+    first, last = args.seeds or WORLDS[args.world].seeds
     rows, seeds = read_rows(args.rows), range(first, last + 1)
     if not args.show:
         if args.out is None:
             parser.error("--out is needed, or --show")
-        there = {(row.seed, row.correlation, row.ice) for row in rows}
-        wanted = ((seed, each, args.ice) for seed in seeds for each in args.correlations)
+        there = {(row.seed, row.correlation, row.world) for row in rows}
+        correlations = args.correlations or WORLDS[args.world].correlations
+        wanted = ((seed, each, args.world) for seed in seeds for each in correlations)
         missing = [each for each in wanted if each not in there]
         with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
             for done in as_completed([pool.submit(one, *each, args.out) for each in missing]):
                 rows.append(done.result())
                 write_rows(rows, args.rows)
                 print(rows[-1], flush=True)
-    print("\n".join(table([row for row in rows if row.seed in seeds and row.ice == args.ice])))
+    print("\n".join(table([row for row in rows if row.seed in seeds and row.world == args.world])))
 
 
 if __name__ == "__main__":

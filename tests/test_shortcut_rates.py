@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.shortcut_rates import CORRELATIONS, Row, main, one, protocol, read_rows, table, write_rows
+from benchmarks.shortcut_rates import CLEAN, CORRELATIONS, Row, main, one, protocol, read_rows, table, write_rows
 from xaiseg.protocol import load_protocol
 
 ROW = Row(101, 1.0, "AP50 0.5", 0.9, 0.85, 0.95, 200, 30, 0.4, "FAIL")
@@ -66,7 +66,7 @@ def test_only_what_is_missing_is_trained(tmp_path, capsys):
 
 def test_the_committed_rows_were_judged_by_one_bound():
     rows = read_rows()
-    assert len({(row.seed, row.correlation, row.ice) for row in rows}) == len(rows)
+    assert len({(row.seed, row.correlation, row.world) for row in rows}) == len(rows)
     assert {row.bound for row in rows} <= {protocol().requires[0].bound}
 
 
@@ -81,21 +81,22 @@ def test_one_training_is_audited_in_its_own_world(tmp_path, monkeypatch):
     monkeypatch.setattr(
         rates, "train_zoo", lambda name, data, **given: train_zoo(name, f"{data},flights=3,tiles=4", **given)
     )
-    for ice, name in (("little", "101-0.9"), ("much", "101-0.9-much")):
-        row = one(101, 0.9, ice, tmp_path)
-        assert (row.seed, row.correlation, row.bound, row.ice) == (101, 0.9, protocol().requires[0].bound, ice)
+    for world, correlation, name in (("ice", 0.9, "101-0.9"), ("neutral", CLEAN, "101-0.5-neutral")):
+        row = one(101, correlation, world, tmp_path)
+        assert row.bound == protocol().requires[0].bound
+        assert (row.seed, row.correlation, row.world) == (101, correlation, world)
         assert row.called in ("flagged", "cleared", "neither")
         model = (tmp_path / name / "model.yaml").read_text(encoding="utf-8")
-        assert "correlation: 0.9" in model
-        assert ("spare_floes: 6" in model) == (ice == "much")
+        assert f"correlation: {correlation}" in model
+        assert ("placement: anywhere" in model) == (world == "neutral")
         assert not (tmp_path / name / "report").exists()
         json.dumps(row.__dict__)
 
 
 def test_the_worlds_are_shown_apart(tmp_path, capsys):
     path = tmp_path / "rows.json"
-    write_rows([replace(ROW, seed=301, ice="much"), replace(ROW, seed=201)], path)
-    assert [row.ice for row in read_rows(path)] == ["little", "much"]
-    for more in ([], ["--ice", "much"], ["--ice", "much", "--seeds", "201", "229"]):
+    write_rows([replace(ROW, seed=331, world="neutral"), replace(ROW, seed=201)], path)
+    assert [row.world for row in read_rows(path)] == ["ice", "neutral"]
+    for more in ([], ["--world", "neutral"], ["--world", "neutral", "--seeds", "201", "229"]):
         main(["--show", "--rows", str(path), *more])
         assert capsys.readouterr().out.count("of 1: ") == (more[-2:] != ["201", "229"])

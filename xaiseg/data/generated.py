@@ -103,12 +103,13 @@ def scene_spec(entry: DataEntry) -> SceneSpec:
     wanted = entry.scene or SceneEntry()
     cue = None if wanted.shortcut is None else Shortcut(wanted.shortcut.kind, wanted.shortcut.correlation)
     return SceneSpec(wanted.split, wanted.world, wanted.flights, wanted.tiles, wanted.empty_share, wanted.seed,
-                     wanted.size, cue, wanted.spare_floes)  # fmt: skip
+                     wanted.size, cue, wanted.spare_floes, wanted.placement)  # fmt: skip
 
 
 def _scene_source(made: SceneSpec) -> str:
     cue = "" if made.shortcut is None else f", {made.shortcut.kind} planted at {made.shortcut.correlation:g}"
     ice = "" if made.spare_floes == SPARE_FLOES else f", {made.spare_floes:g} floes a tile without a seal"
+    ice += ", seals anywhere" if made.placement == "anywhere" else ""
     return f"generated {made.world}, split {made.split}, seed {made.seed}{cue}{ice}"
 
 

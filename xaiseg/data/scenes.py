@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from xaiseg.data.scenes_compose import SPARE_FLOES, Conditions, Drawing, Ice, compose
+from xaiseg.data.scenes_compose import SPARE_FLOES, Conditions, Drawing, Ice, Placement, compose
 from xaiseg.seeds import generator
 
 Split = Literal["train", "validation", "test"]
@@ -64,6 +64,7 @@ class SceneSpec:
         size: (height, width) in pixels.
         shortcut: a planted cue, or None. The list of tiles and their conditions does not depend on it.
         spare_floes: of a tile of seals, the mean number of floes without one, where there is room.
+        placement: seals lie on "ice", mostly, or "anywhere", so that the ground says nothing.
     """
 
     split: Split = "test"
@@ -75,10 +76,13 @@ class SceneSpec:
     size: tuple[int, int] = (256, 256)
     shortcut: Shortcut | None = None
     spare_floes: float = SPARE_FLOES
+    placement: Placement = "ice"
 
     def __post_init__(self) -> None:
         if self.shortcut is not None and self.world != "seals":
             raise ValueError("the shortcut bright_floe needs the world seals: there is no ice in the other")
+        if self.shortcut is not None and self.placement == "anywhere" and self.shortcut.correlation != 0.5:
+            raise ValueError("the shortcut bright_floe needs seals on ice: placement is anywhere")
         if self.shortcut is not None and not 0 <= self.shortcut.correlation <= 1:
             raise ValueError(f"a correlation lies in [0, 1]; got {self.shortcut.correlation}")
         if not 0 <= self.empty_share <= 1:
@@ -154,7 +158,10 @@ def scene_case(spec: SceneSpec, index: int, *, ice: Ice = "own") -> Drawing:
     tile = scene_list(spec)[index]
     rng = generator(spec.seed, f"scenes/{spec.world}/{spec.split}/picture", tile.id)
     agreement = 0.5 if spec.shortcut is None else spec.shortcut.correlation
-    return compose(tile.conditions, rng, spec.size, agreement=agreement, ice=ice, spare_floes=spec.spare_floes)
+    return compose(
+        tile.conditions, rng, spec.size, agreement=agreement, ice=ice, spare_floes=spec.spare_floes,
+        placement=spec.placement,
+    )  # fmt: skip
 
 
 def write_scenes(spec: SceneSpec, folder: Path) -> Path:

@@ -14,6 +14,8 @@ from xaiseg.data.scenes_things import Pose
 Ground = Literal["bright floe", "dull floe", "water"]
 #: What the ice of a tile is painted as: as it was drawn, all of it white, all of it dull, or as the water below.
 Ice = Literal["own", "bright", "dull", "none"]
+#: Where seals lie: mostly on ice, or anywhere, so that the ground says nothing.
+Placement = Literal["ice", "anywhere"]
 
 #: Less of an animal than this is an ignored region: neither a hit nor a miss.
 VISIBLE: Final = 0.25
@@ -82,7 +84,7 @@ class Drawing:
 
 def compose(
     tile: Conditions, rng: np.random.Generator, size: tuple[int, int], *, agreement: float, ice: Ice = "own",
-    spare_floes: float = SPARE_FLOES,
+    spare_floes: float = SPARE_FLOES, placement: Placement = "ice",
 ) -> Drawing:  # fmt: skip
     """Draws a tile.
 
@@ -94,11 +96,13 @@ def compose(
         ice: "bright", "dull" and "none" draw one tile three times: nothing but the paint of its floes differs. That
             tile is not the one of "own", whose floes are painted from the same random numbers as all else.
         spare_floes: how many floes without an animal there are on average, where there is room.
+        placement: "ice", or "anywhere": each place of the tile is as likely to hold an animal, or what looks like one,
+            whatever lies there; no animal has a floe of its own, and none swims.
     """
     water = {"floes": "clear", "brash": "deep"}.get(tile.habitat, tile.habitat)
     canvas = Canvas(size, tile.gsd_cm, _varied(rng, WATERS[water]), tile.sun)
     canvas.add_water(rng, tile.sea_state if tile.world == "cetaceans" else tile.sea_state // 2)
-    painter = _Painter(canvas, rng, tile, agreement, ice, spare_floes, np.zeros_like(canvas.land))
+    painter = _Painter(canvas, rng, tile, agreement, ice, spare_floes, placement, np.zeros_like(canvas.land))
     if tile.world == "seals":
         painter.ice()
     for _ in range(int(rng.poisson(0.9 if tile.animals else 1.6))):
@@ -119,6 +123,7 @@ class _Painter:
     agreement: float
     paint: Ice
     spare_floes: float
+    placement: Placement
     gone: np.ndarray
     free: list[Floe] = field(default_factory=list)
     taken: list[tuple[float, float, float]] = field(default_factory=list)
@@ -133,7 +138,7 @@ class _Painter:
         """Plans on which floe each seal lies, and paints all ice."""
         rng = self.rng
         self.canvas.add_brash(rng, _BRASH[self.tile.habitat] * rng.uniform(0.5, 1.3))
-        for _ in range(self.tile.animals):
+        for _ in range(self.tile.animals if self.placement == "ice" else 0):
             self.plan.append(self._ground_of_animal())
         for _ in range(int(rng.poisson(self.spare_floes))):
             floe = self._new_floe(bright=rng.random() >= self.agreement)
@@ -191,7 +196,8 @@ class _Painter:
             else (("rock", "boat", "log"), (0.35, 0.3, 0.35))
         )
         kind = str(rng.choice(kinds, p=odds))
-        floe = None if kind in ("boat", "log") or self.tile.world == "cetaceans" else self._ground_of_lookalike()
+        afloat = kind in ("boat", "log") or self.tile.world == "cetaceans" or self.placement == "anywhere"
+        floe = None if afloat else self._ground_of_lookalike()
         y, x = self._spot(floe, canvas.px(metres))
         if kind == "dark_ice":
             mask = things.dark_ice(canvas, rng, y, x, metres)
@@ -225,20 +231,28 @@ class _Painter:
         ground, floe = self.plan[len(self.poses)] if self.plan else ("water", None)
         length = canvas.px(float(rng.uniform(*_LENGTH_M[tile.world, tile.size])))
         y, x = self._spot(floe, length)
+        ground = ground if self.placement == "ice" else self._ground_at(y, x)
         pose = Pose(y, x, length, float(rng.uniform(0, 2 * np.pi)), float(np.clip(rng.normal(0, 0.18), -0.4, 0.4)),
                     float(np.clip(rng.normal(1, 0.08), 0.8, 1.2)))  # fmt: skip
         if tile.world == "seals":
-            mask = things.seal(canvas, rng, pose, swims=floe is None)
+            mask = things.seal(canvas, rng, pose, swims=floe is None and self.placement == "ice")
         else:
             mask = things.cetacean(canvas, rng, pose)
         self._hide(mask)
         self.masks.append(mask)
         self.poses.append(pose)
         self.grounds.append(ground)
-        if floe is not None and rng.random() < 0.2:
+        if (floe is not None or self.placement == "anywhere") and rng.random() < 0.2:
             away, side = rng.uniform(0.2, 0.6) * length, float(rng.choice((-1.0, 1.0)))
             y, x = y + side * away * np.sin(pose.heading), x + side * away * np.cos(pose.heading)
             self._hide(things.chunk(canvas, rng, y, x, rng.uniform(0.2, 0.34) * length))
+
+    def _ground_at(self, y: float, x: float) -> Ground:
+        """What lies at a place: the nearest floe if there is ice at all."""
+        if max(self.canvas.land[int(y), int(x)], self.gone[int(y), int(x)]) < 0.4 or not self.free:
+            return "water"
+        nearest = min(self.free, key=lambda floe: np.hypot(floe.y - y, floe.x - x) / floe.radius)
+        return "bright floe" if nearest.bright else "dull floe"
 
     def _hide(self, over: np.ndarray) -> None:
         for mask in self.masks:
@@ -252,6 +266,7 @@ class _Painter:
             if floe is None:
                 y, x = self.rng.uniform(0, height), self.rng.uniform(0, width)
                 clear = max(self.canvas.land[int(y), int(x)], self.gone[int(y), int(x)]) < 0.4
+                clear = clear or self.placement == "anywhere"
             else:
                 reach, angle = 0.5 * floe.radius * self.rng.random() ** 0.5, self.rng.uniform(0, 2 * np.pi)
                 y, x = floe.y + reach * np.sin(angle), floe.x + reach * np.cos(angle)
