@@ -1,9 +1,10 @@
 """What the ice truly does to each detector of ``benchmarks.shortcut_rates``, beside what the audit says of it.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.shortcut_truth --out OUT [--workers 2] [--seeds 201 229]
-    python -m benchmarks.shortcut_truth --show
+    OMP_NUM_THREADS=1 python -m benchmarks.shortcut_truth --out OUT [--workers 2] [--world ice]
+    python -m benchmarks.shortcut_truth --show [--world ice]
 
-OUT is the folder in which ``benchmarks.shortcut_rates`` trained. The generator can draw one tile three times with
+OUT is the folder in which ``benchmarks.shortcut_rates`` trained detectors of that world; without ``--world`` both are
+meant. The generator can draw one tile three times with
 nothing but the paint of its floes changed: white, dull, and none, the same seal then lying on open water. So what the
 ground is worth to a detector need not be guessed from how it was taught: of the seals on ice that it finds when all ice
 is white, which share of the confidence goes when the ice is dull, and when there is none? That is set against the drop
@@ -29,7 +30,7 @@ import torch
 from scipy import stats
 from torchvision.ops import box_iou
 
-from benchmarks.shortcut_rates import CLEAN, Row, read_rows
+from benchmarks.shortcut_rates import CLEAN, WORLDS, Row, folder_of, read_rows
 from xaiseg.data.scenes import SceneSpec, scene_case, scene_list
 from xaiseg.data.scenes_compose import Ice
 from xaiseg.loading import load_subject, read_model_file
@@ -40,6 +41,8 @@ ROWS: Final = Path(__file__).with_name("shortcut_truth.json")
 WORLD: Final = SceneSpec(seed=901)
 PAINTS: Final[tuple[Ice, ...]] = ("bright", "dull", "none")
 IOU: Final = 0.5
+#: Of so few detectors a rank correlation has no interval.
+_FEWEST: Final = 3
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Truth:
     """One detector.
 
     Attributes:
-        seed, correlation: as :class:`benchmarks.shortcut_rates.Row`.
+        seed, correlation, world: as :class:`benchmarks.shortcut_rates.Row`.
         objects: seals on ice that it finds when all ice is white.
         dull: mean share of their confidence that goes when the ice is dull.
         none: when there is open water below the seal.
@@ -58,6 +61,7 @@ class Truth:
     objects: int
     dull: float
     none: float
+    world: str = "ice"
 
 
 @lru_cache(maxsize=1)
@@ -85,35 +89,42 @@ def confidences(subject: Detector, boxes: np.ndarray, images: Sequence[np.ndarra
     return np.stack(rows)
 
 
-def truth(out: Path, seed: int, correlation: float) -> Truth:
+def truth(out: Path, seed: int, correlation: float, world: str) -> Truth:
     """Loads the detector of a training and measures it."""
     torch.set_num_threads(1)
-    subject = load_subject(read_model_file(out / f"{seed}-{correlation:g}" / "model.yaml"))
+    subject = load_subject(read_model_file(folder_of(out, seed, correlation, world) / "model.yaml"))
     assert isinstance(subject, Detector)
     held = np.concatenate([confidences(subject, boxes, images) for boxes, images in tiles()], axis=1)
     held = held[:, held[0] >= subject.info.threshold.value]
     lost = (1 - held[1:] / held[0]).mean(axis=1)
-    return Truth(seed, correlation, held.shape[1], round(float(lost[0]), 4), round(float(lost[1]), 4))
+    return Truth(seed, correlation, held.shape[1], round(float(lost[0]), 4), round(float(lost[1]), 4), world)
 
 
 def table(truths: Sequence[Truth], rows: Sequence[Row]) -> list[str]:
-    """What the ice is worth by correlation and by what the audit said, and how the two go together."""
-    said = {(row.seed, row.correlation): row for row in rows}
-    pairs = [(one, said[one.seed, one.correlation]) for one in truths if (one.seed, one.correlation) in said]
-    lines = [f"{'correlation':>11} {'audit':<8} detectors  lost on dull ice         lost without ice         audit"]
-    for correlation in sorted({one.correlation for one in truths}, reverse=True):
+    """What the ice is worth by world, correlation and what the audit said, and how the two go together."""
+    said = {key_of(row): row for row in rows}
+    pairs = [(one, said[key_of(one)]) for one in truths if key_of(one) in said]
+    lines = [
+        f"{'world':<8} correlation {'audit':<8} detectors  lost on dull ice         lost without ice         audit"
+    ]
+    for world, correlation in sorted({(a.world, a.correlation) for a, _ in pairs}, key=lambda key: (key[0], -key[1])):
         for called in ("flagged", "neither", "cleared"):
-            own = [(a, b) for a, b in pairs if a.correlation == correlation and b.called == called]
+            own = [(a, b) for a, b in pairs if key_of(a)[1:] == (correlation, world) and b.called == called]
             if own:
-                spans = [_span([v for v in column if v is not None]) for column in zip(
-                    *((a.dull, a.none, b.drop) for a, b in own), strict=True)]  # fmt: skip
-                lines.append(f"{correlation:11g} {called:<8} {len(own):9d}  " + "  ".join(f"{s:<23}" for s in spans))
+                columns = zip(*((a.dull, a.none, b.drop) for a, b in own), strict=True)
+                spans = [f"{_span([value for value in column if value is not None]):<23}" for column in columns]
+                lines.append(f"{world:<8} {correlation:11g} {called:<8} {len(own):9d}  " + "  ".join(spans).rstrip())
     for name, chosen in (("all", pairs), ("without a shortcut", [p for p in pairs if p[0].correlation == CLEAN])):
-        for what in ("dull", "none"):
+        for what in ("dull", "none") if len(chosen) > _FEWEST else ():
             ends = rank_agreement([getattr(a, what) for a, _ in chosen], [b.drop or 0.0 for _, b in chosen])
             lines.append(f"rank correlation with the audit, {name} ({len(chosen)}), {what}: "
                          f"{ends[0]:.2f} (90 % {ends[1]:.2f} to {ends[2]:.2f})")  # fmt: skip
     return lines
+
+
+def key_of(one: Truth | Row) -> tuple[int, float, str]:
+    """What tells one training from another."""
+    return one.seed, one.correlation, one.world
 
 
 def _span(values: Sequence[float]) -> str:
@@ -135,7 +146,7 @@ def read_truths(path: Path = ROWS) -> list[Truth]:
 
 def write_truths(truths: Sequence[Truth], path: Path = ROWS) -> None:
     """By seed and correlation, a line each."""
-    ordered = sorted(truths, key=lambda one: (one.seed, one.correlation))
+    ordered = sorted(truths, key=key_of)
     path.write_text("[\n" + ",\n".join(json.dumps(asdict(one)) for one in ordered) + "\n]\n", encoding="utf-8")
 
 
@@ -143,17 +154,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="the folder of the trainings")
     parser.add_argument("--rows", type=Path, default=ROWS, help="where the rows are kept")
-    parser.add_argument("--seeds", type=int, nargs=2, default=(201, 229), help="the first and the last")
+    parser.add_argument("--world", choices=WORLDS, nargs="+", default=list(WORLDS), help="of the trainings")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--show", action="store_true", help="print the tables of the rows that are there")
     args = parser.parse_args(argv)
-    rows = [row for row in read_rows() if args.seeds[0] <= row.seed <= args.seeds[1]]
+    rows = [row for row in read_rows() if row.world in args.world]
     truths = read_truths(args.rows)
     if not args.show:
         if args.out is None:
             parser.error("--out is needed, or --show")
-        there = {(one.seed, one.correlation) for one in truths}
-        missing = [(row.seed, row.correlation) for row in rows if (row.seed, row.correlation) not in there]
+        there = {key_of(one) for one in truths}
+        missing = [key_of(row) for row in rows if key_of(row) not in there]
         with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
             for done in pool.map(partial(truth, args.out), *zip(*missing, strict=True)) if missing else ():
                 truths.append(done)

@@ -292,3 +292,22 @@ def test_a_misspelt_entry_of_data_is_refused(capsys, world, tmp_path):
     assert code == 2
     assert "this is no entry of data. Got: tst" in err
     assert "did you mean 'test'?" in err
+
+
+def test_data_that_are_missing_are_named_with_their_entry(capsys, world):
+    world.write_text(world.read_text().replace("data:\n", "data:\n  train: {reader: coco, path: elsewhere}\n"))
+    code, _, err = run(capsys, "plan", world, "--protocol", "clinical")
+    assert code == 2
+    assert "It belongs to data: train in model.yaml; --data-root and --data train=DIR name another place." in err
+
+
+def test_the_plan_counts_the_tiles_that_are_known_to_be_empty(capsys):
+    examples = Path(__file__).parent.parent / "examples" / "wildlife" / "model.yaml"
+    for more, said in (
+        (("--limit", 20), "\n6 images are known to be empty"),
+        ((), ""),
+    ):
+        code, out, _ = run(capsys, "plan", examples, "--protocol", "ecology", *more)
+        assert code == 0
+        assert said in out
+        assert ("60 are needed for a verdict on false alarms" in out) == bool(said)

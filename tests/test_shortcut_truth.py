@@ -52,9 +52,21 @@ def test_the_interval_of_a_rank_correlation():
 def test_the_table_sets_truth_beside_the_audit():
     rows = [replace(ROW, seed=200 + n, drop=0.01 * n, verdict="PASS" if n < 5 else "FAIL") for n in range(8)]
     lines = table([Truth(row.seed, 0.5, 100, 0.02 * n, 0.5 - 0.01 * n) for n, row in enumerate(rows)], rows)
-    assert "0.5 flagged          3  0.12 (0.10 to 0.14)" in lines[1]
-    assert "0.5 cleared          5  0.04 (0.00 to 0.08)" in lines[2]
+    assert lines[1].startswith("ice              0.5 flagged          3  0.12 (0.10 to 0.14)")
+    assert lines[2].startswith("ice              0.5 cleared          5  0.04 (0.00 to 0.08)")
     assert any(line.startswith("rank correlation with the audit, without a shortcut (8), dull: 1.00") for line in lines)
+
+
+def test_worlds_are_lines_of_their_own():
+    rows = [replace(ROW, seed=seed, world=world) for world, seed in (("ice", 201), ("neutral", 201), ("neutral", 202))]
+    truths = [Truth(201, 0.5, 90, 0.1, 0.2), *(Truth(seed, 0.5, 90, 0.01, 0.02, "neutral") for seed in (201, 202))]
+    lines = table(truths, rows)
+    assert [line.split()[:4] for line in lines[1:3]] == [
+        ["ice", "0.5", "cleared", "1"],
+        ["neutral", "0.5", "cleared", "2"],
+    ]
+    assert "0.20 (0.20 to 0.20)" in lines[1]
+    assert "0.02 (0.02 to 0.02)" in lines[2]
 
 
 def test_rows_read_back_and_show_needs_no_training(tmp_path, capsys):

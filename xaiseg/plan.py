@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from xaiseg.checks.base import Check, get_check
 from xaiseg.context import stored_answers
 from xaiseg.data.case import SURVEY
@@ -20,7 +22,7 @@ from xaiseg.subject import Detector, Segmenter, Subject
 if TYPE_CHECKING:
     import pandas as pd
 
-    from xaiseg.data.case import Case, CaseRef, Dataset
+    from xaiseg.data.case import Case, CaseRef, Dataset, ImageSpec
     from xaiseg.modelfile import ModelFile
 
 SHARD_CASES: Final = 16
@@ -101,7 +103,6 @@ def make_plan(model: ModelFile, protocol: Protocol, options: Options) -> Draft:
         SubjectError: the first images cannot be predicted at all.
         NothingToAudit: no case or no check is left.
     """
-    from xaiseg.data.readers import open_dataset
     from xaiseg.loading import load_subject
     from xaiseg.sentences import refuse_unreachable
 
@@ -111,7 +112,7 @@ def make_plan(model: ModelFile, protocol: Protocol, options: Options) -> Draft:
         raise UsageError(
             "model.yaml names no test data", where=model.path, then="Add data: test: or use --data test=DIR"
         )
-    datasets = {name: open_dataset(name, entry, root=model.data_root, spec=spec) for name, entry in model.data.items()}
+    datasets = {name: _opened(name, model, spec) for name in model.data}
     _check_subjects(protocol, model)
     device = choose_device(options.device)
     subject = load_subject(model, device=device)
@@ -125,6 +126,19 @@ def make_plan(model: ModelFile, protocol: Protocol, options: Options) -> Draft:
     document = plan_document(model, protocol, options, datasets, subject, checks, cases, first, device, variants)
     out = options.out or Path("runs") / f"{_slug(model.name)}-{_slug(protocol.name)}-{document['key'][:8]}"
     return Draft(document, cases, out)
+
+
+def _opened(name: str, model: ModelFile, spec: ImageSpec) -> Dataset:
+    """An entry of ``data:``; what is wrong with it is said with its name, since another one may have been meant."""
+    from xaiseg.data.readers import open_dataset
+
+    try:
+        return open_dataset(name, model.data[name], root=model.data_root, spec=spec)
+    except UsageError as error:
+        if len(model.data) == 1:
+            raise
+        then = f"It belongs to data: {name} in {model.path.name}; --data-root and --data {name}=DIR name another place"
+        raise UsageError(str(error), then=then) from error
 
 
 def _check_subjects(protocol: Protocol, model: ModelFile) -> None:
@@ -326,4 +340,18 @@ def describe_plan(draft: Draft, protocol: Protocol) -> list[str]:
         cost = "" if item["forwards"] is None else f", about {item['forwards'] * item['cases']} forwards"
         state = f"{item['cases']} cases{cost}" if item["runs"] else f"NOT RUN: {item['reason']}"
         lines.append(f"{item['id']:<26} {state}")
-    return [*lines, "", *explain_lines(protocol)]
+    return [*lines, *_empty_tiles(draft), "", *explain_lines(protocol)]
+
+
+def _empty_tiles(draft: Draft) -> list[str]:
+    """Whether there are tiles enough that are known to be empty, where a check that runs wants some; else nothing."""
+    wanted = [item["params"].get("least_empty_tiles", 0) for item in draft.document["checks"] if item["runs"]]
+    least = max(wanted, default=0)
+    nothing = [""] * len(draft.cases)
+    empty = np.asarray(draft.cases.get("survey:known_empty", nothing)) == "true"
+    count = int((empty & (np.asarray(draft.cases.get("survey:augmented", nothing)) != "true")).sum())
+    if count >= least:
+        return []
+    found = "none of the images is" if not count else "1 image is" if count == 1 else f"{count} images are"
+    needed = f"{least} are needed for a verdict on false alarms and on precision where most tiles are empty"
+    return ["", f"{found} known to be empty (column known_empty) and not augmented; {needed}"]

@@ -196,6 +196,29 @@ def test_spare_floes_carry_no_animal():
     assert np.mean([white(scene) for scene in many]) > 1.5 * np.mean([white(scene) for scene in few])
 
 
+def test_anywhere_is_anywhere():
+    """On ice lie as many seals and look-alikes as there is ice, and no more."""
+    spec = SceneSpec(spare_floes=3.0, placement="anywhere", empty_share=0.0)
+    area, seals, others = [], [], []
+    for index in range(110):
+        white, none = (scene_case(spec, index, ice=paint) for paint in ("bright", "none"))
+        ice = np.abs(white.image.astype(int) - none.image).max(axis=2) > 8
+        area.append(ice.mean())
+        seals += [ground != "water" for ground in white.grounds]
+        for _, (left, top, right, bottom) in white.lookalikes:  # the thing itself hides the ice below it
+            ring = np.zeros_like(ice)
+            ring[max(0, int(top) - 2) : int(bottom) + 2, max(0, int(left) - 2) : int(right) + 2] = True
+            ring[int(top) : int(bottom), int(left) : int(right)] = False
+            others.append(ice[ring].mean())
+    assert 0.15 < np.mean(area) < 0.4
+    spread = np.sqrt(np.mean(area) * (1 - np.mean(area)))
+    for held in (seals, others):
+        assert len(held) > 80
+        assert np.mean(held) == pytest.approx(np.mean(area), abs=3 * spread / np.sqrt(len(held)))
+    on_floes = [ground != "water" for scene in drawn(40) for ground in scene.grounds]
+    assert np.mean(on_floes) > 0.7
+
+
 def test_what_hides_an_animal_is_not_the_animal(scenes):
     shares = np.concatenate([scene.visible for scene in scenes["seals"]])
     assert (shares > 0.97).mean() > 0.4
@@ -215,6 +238,8 @@ def test_bad_specifications_are_refused():
         SceneSpec(world="cetaceans", shortcut=Shortcut())
     with pytest.raises(ValueError, match="correlation lies in"):
         SceneSpec(shortcut=Shortcut(correlation=1.5))
+    with pytest.raises(ValueError, match="needs seals on ice"):
+        SceneSpec(shortcut=Shortcut(), placement="anywhere")
     with pytest.raises(ValueError, match="share lies in"):
         SceneSpec(empty_share=-0.1)
 
@@ -231,10 +256,10 @@ def test_the_reader_serves_exactly_the_scenes():
     assert dataset.generated
     assert (dataset.cluster_column, dataset.n_clusters, len(dataset.cases)) == ("flight", 2, 6)
     assert dataset.source == "generated seals, split test, seed 3, bright_floe planted at 0.9"
-    much = entry(scene={"flights": 1, "tiles": 2, "spare_floes": 6})
-    assert scene_spec(much) == SceneSpec(flights=1, tiles=2, spare_floes=6)
-    told = open_dataset("test", much, root=".", spec=SEALS).source
-    assert told == "generated seals, split test, seed 0, 6 floes a tile without a seal"
+    neutral = {"flights": 1, "tiles": 2, "spare_floes": 6, "placement": "anywhere"}
+    assert scene_spec(entry(scene=neutral)) == SceneSpec(flights=1, tiles=2, spare_floes=6, placement="anywhere")
+    told = open_dataset("test", entry(scene=neutral), root=".", spec=SEALS).source
+    assert told == "generated seals, split test, seed 0, 6 floes a tile without a seal, seals anywhere"
     for index, tile in enumerate(scene_list(spec)):
         ref = next(ref for ref in dataset.cases if ref.id == tile.id)
         case, scene = load_case(held, ref, SEALS), scene_case(spec, index)
@@ -263,7 +288,9 @@ def test_entries_that_mix_kinds_are_refused():
         DataEntry(reader="phantom", scene={})
     with pytest.raises(ValueError, match="`phantom:` belongs to the reader phantom"):
         entry(phantom={})
-    for ice in ({"shortcut": {}}, {"spare_floes": 6}):
+    with pytest.raises(ValueError, match="needs seals on ice"):
+        entry(scene={"placement": "anywhere", "shortcut": {"correlation": 0.9}})
+    for ice in ({"shortcut": {}}, {"spare_floes": 6}, {"placement": "anywhere"}):
         with pytest.raises(ValueError, match="needs `world: seals`"):
             entry(scene={"world": "cetaceans", **ice})
 
