@@ -11,6 +11,8 @@ from xaiseg.statistics.interval import Interval
 
 #: Below this a number is rounding of the computer.
 _NOISE: float = 1e-12
+#: An end of an interval is 0 where it is less than this share of its width.
+_NOUGHT: float = 1e-6
 
 
 def decimals(lower: float | None, upper: float | None, value: float | None = None) -> int:
@@ -72,10 +74,18 @@ def value_text(estimate: Estimate) -> str:
 
 
 def range_text(estimate: Estimate, interval: Interval | None) -> str:
-    """The ends, as in "0.741 to 0.785" or "2.1 to 7.9 %"; "" without an interval."""
+    """The ends, as in "0.741 to 0.785" or "2.1 to 7.9 %"; "" without an interval.
+
+    >>> range_text(Estimate("a", "c", "m", "proportion", 0.1, None), Interval(0.1, 2.7e-14, 0.43, 0.05, "m", 9, 9))
+    '0 to 43 %'
+    """
     if interval is None or (interval.lower is None and interval.upper is None):
         return ""
-    ends = _figures(estimate, interval.lower, interval.upper, (interval.lower, interval.upper))
+    lower, upper = interval.lower, interval.upper
+    held = [lower, upper]
+    if lower is not None and upper is not None:  # a quantile of Beta that ends in nothing is no news at this precision
+        held = [0.0 if abs(end) < _NOUGHT * (upper - lower) else end for end in (lower, upper)]
+    ends = _figures(estimate, lower, upper, held)
     return " to ".join("open" if end == "none" else end for end in ends) + _suffix(estimate)
 
 
