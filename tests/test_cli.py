@@ -298,6 +298,7 @@ def test_data_that_are_missing_are_named_with_their_entry(capsys, world):
     world.write_text(world.read_text().replace("data:\n", "data:\n  train: {reader: coco, path: elsewhere}\n"))
     code, _, err = run(capsys, "plan", world, "--protocol", "clinical")
     assert code == 2
+    assert "elsewhere" in err
     assert "It belongs to data: train in model.yaml; --data-root and --data train=DIR name another place." in err
 
 

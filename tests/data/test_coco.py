@@ -314,8 +314,9 @@ def test_lists_that_contradict_themselves(tmp_path):
         opened(coco(tmp_path, [], [{"id": 1, "file_name": "a.png"}, {"id": 1, "file_name": "b.png"}]))
     with pytest.raises(NothingToAudit, match="lists no image"):
         opened(coco(tmp_path, [], []))
-    (tmp_path / "d" / "annotations.json").unlink()
-    with pytest.raises(UsageError, match="annotations is missing"):
+    # Those of another entry, beside model.yaml, are not taken in their place.
+    (tmp_path / "d" / "annotations.json").rename(tmp_path / "annotations.json")
+    with pytest.raises(UsageError, match=r"d.annotations\.json: this file of annotations is missing"):
         opened(tmp_path)
 
 

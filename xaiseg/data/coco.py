@@ -64,7 +64,8 @@ class CocoReader:
     def index(self, entry: DataEntry, root: Path, spec: ImageSpec) -> Index:
         """Lists the images; fields of an image and the sidecars are its columns."""
         place = Place(root / (entry.path or "."), root)
-        file = place.find(entry.annotations or "annotations.json")
+        # Another entry's file, beside model.yaml, does not stand for one that is missing here.
+        file = place.find(entry.annotations) if entry.annotations else place.base / "annotations.json"
         document = read_coco(file)
         images = {_id(image, file): image for image in document["images"]}
         if len(images) < len(document["images"]):
