@@ -4,14 +4,15 @@
     python -m benchmarks.shortcut_rates --show [--world neutral]
     python -m benchmarks.shortcut_rates --show --rows benchmarks/shortcut_rates_first.json --seeds 101 129
 
-For each seed ``detector-compact`` is trained four times, on generated seals whose ice tells where they are with
-correlation 1, 0.9, 0.75 and 0.5 (no shortcut), and audited in its own world, where the shortcut looks like skill, with
-the options and the bound that protocol ``ecology`` has for ``shortcut.background``. Flagged = the requirement fails,
-cleared = it is met; anything else counts as neither.
+For each seed ``detector-compact`` is trained on generated seals whose ice tells where they are, with correlation 1,
+0.9, 0.75 and 0.5 (no shortcut), and audited in its own world, where the shortcut looks like skill, with the options and
+the bound that protocol ``ecology`` has for ``shortcut.background``. Flagged = the requirement fails, cleared = it is
+met; anything else counts as neither.
 
 There are two worlds. On ``ice`` (seeds 201 to 229) most seals lie on floes and most floes carry a seal, so that any ice
 tells where seals are, whatever its colour, and a detector without the shortcut may learn that. In the ``neutral`` one
-(seeds 331 to 359, correlation 0.5 alone) seals and what looks like them lie anywhere, so that no ground tells anything.
+(seeds 331 to 359, correlation 0.5 alone) seals and what looks like them lie anywhere, so that no ground tells anything;
+what still goes with a seal is its shadow and, beside one in five, a block of ice.
 
 Rows are kept in ``benchmarks/shortcut_rates.json``; stopped, the same command goes on with what is missing.
 ``shortcut_rates_first.json`` holds the rows of the protocol before (1.2.0: another metric and bound, 240 tiles, 4
@@ -157,7 +158,7 @@ def read_rows(path: Path = ROWS) -> list[Row]:
 
 
 def write_rows(rows: Sequence[Row], path: Path = ROWS) -> None:
-    """By seed and correlation, a line each."""
+    """By seed, correlation and world, a line each."""
     ordered = sorted(rows, key=lambda row: (row.seed, row.correlation, row.world))
     lines = ",\n".join(json.dumps(asdict(row)) for row in ordered)
     path.with_suffix(".tmp").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
@@ -195,13 +196,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--show", action="store_true", help="print the table of the rows that are there")
     args = parser.parse_args(argv)
-    first, last = args.seeds or WORLDS[args.world].seeds
+    world = WORLDS[args.world]
+    correlations = args.correlations or world.correlations
+    if not set(correlations) <= set(world.correlations):
+        parser.error(f"correlations of the world {args.world}: {', '.join(f'{one:g}' for one in world.correlations)}")
+    first, last = args.seeds or world.seeds
     rows, seeds = read_rows(args.rows), range(first, last + 1)
     if not args.show:
         if args.out is None:
             parser.error("--out is needed, or --show")
         there = {(row.seed, row.correlation, row.world) for row in rows}
-        correlations = args.correlations or WORLDS[args.world].correlations
         wanted = ((seed, each, args.world) for seed in seeds for each in correlations)
         missing = [each for each in wanted if each not in there]
         with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:

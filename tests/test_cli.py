@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -302,13 +303,21 @@ def test_data_that_are_missing_are_named_with_their_entry(capsys, world):
     assert "It belongs to data: train in model.yaml; --data-root and --data train=DIR name another place." in err
 
 
-def test_the_plan_counts_the_tiles_that_are_known_to_be_empty(capsys):
-    examples = Path(__file__).parent.parent / "examples" / "wildlife" / "model.yaml"
-    for more, said in (
-        (("--limit", 20), "\n6 images are known to be empty"),
-        ((), ""),
-    ):
-        code, out, _ = run(capsys, "plan", examples, "--protocol", "ecology", *more)
+def test_the_plan_counts_the_tiles_that_are_known_to_be_empty(capsys, tmp_path):
+    def plan(*more: object) -> str:
+        code, out, _ = run(capsys, "plan", model, "--protocol", protocol, *more)
         assert code == 0
-        assert said in out
-        assert ("60 are needed for a verdict on false alarms" in out) == bool(said)
+        return out
+
+    model = Path(__file__).parent.parent / "examples" / "wildlife" / "model.yaml"
+    protocol: str | Path = "ecology"
+    assert "not augmented" not in plan()  # 108 of 432
+    told = plan("--limit", 20)
+    assert (
+        "\n6 images are known to be empty (column known_empty) and not augmented; 60 are needed for a verdict" in told
+    )
+    protocol = tmp_path / "sample.yaml"
+    protocol.write_text(
+        "protocol: sample\nversion: 1.0.0\nextends: ecology\nchecks: {performance.detection: {cases: {sample: 36}}}\n"
+    )
+    assert re.search("\n[1-9]+ images are known to be empty", plan())  # of the 36 that are drawn

@@ -93,6 +93,13 @@ def test_one_training_is_audited_in_its_own_world(tmp_path, monkeypatch):
         json.dumps(row.__dict__)
 
 
+def test_a_world_has_its_own_correlations(tmp_path, capsys):
+    for wrong in (["--world", "neutral", "--correlations", "0.9"], ["--correlations", "0.57"]):
+        with pytest.raises(SystemExit):
+            main(["--out", str(tmp_path), "--rows", str(tmp_path / "rows.json"), *wrong])
+        assert "correlations of the world" in capsys.readouterr().err
+
+
 def test_the_worlds_are_shown_apart(tmp_path, capsys):
     path = tmp_path / "rows.json"
     write_rows([replace(ROW, seed=331, world="neutral"), replace(ROW, seed=201)], path)

@@ -42,6 +42,10 @@ class UsageError(XaisegError):
     """A file, an option or a call is wrong (exit code 2)."""
 
 
+class MissingFileError(UsageError):
+    """A file or folder that an entry of ``data:`` names is not there."""
+
+
 class DataError(XaisegError):
     """An image, a mask or a table cannot be used; one case fails, the audit goes on."""
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
 from xaiseg.checks.base import Check, get_check
+from xaiseg.checks.detection_counts import known_empty
 from xaiseg.context import stored_answers
 from xaiseg.data.case import SURVEY
-from xaiseg.errors import DataError, NothingToAudit, SubjectError, UsageError, did_you_mean
+from xaiseg.errors import DataError, MissingFileError, NothingToAudit, SubjectError, UsageError, did_you_mean
 from xaiseg.plan_document import plan_document
 from xaiseg.protocol import Protocol
 from xaiseg.run import RunDirectory, plain
@@ -129,16 +128,18 @@ def make_plan(model: ModelFile, protocol: Protocol, options: Options) -> Draft:
 
 
 def _opened(name: str, model: ModelFile, spec: ImageSpec) -> Dataset:
-    """An entry of ``data:``; what is wrong with it is said with its name, since another one may have been meant."""
+    """An entry of ``data:``; the message of a reader names a file and not the entry that it was read for."""
     from xaiseg.data.readers import open_dataset
 
     try:
         return open_dataset(name, model.data[name], root=model.data_root, spec=spec)
-    except UsageError as error:
+    except (UsageError, NothingToAudit) as error:
         if len(model.data) == 1:
             raise
-        then = f"It belongs to data: {name} in {model.path.name}; --data-root and --data {name}=DIR name another place"
-        raise UsageError(str(error), then=then) from error
+        then = f"It belongs to data: {name} in {model.path.name}"
+        if isinstance(error, MissingFileError):
+            then += f"; --data-root and --data {name}=DIR name another place"
+        raise type(error)(str(error), then=then) from error
 
 
 def _check_subjects(protocol: Protocol, model: ModelFile) -> None:
@@ -345,11 +346,12 @@ def describe_plan(draft: Draft, protocol: Protocol) -> list[str]:
 
 def _empty_tiles(draft: Draft) -> list[str]:
     """Whether there are tiles enough that are known to be empty, where a check that runs wants some; else nothing."""
-    wanted = [item["params"].get("least_empty_tiles", 0) for item in draft.document["checks"] if item["runs"]]
-    least = max(wanted, default=0)
-    nothing = [""] * len(draft.cases)
-    empty = np.asarray(draft.cases.get("survey:known_empty", nothing)) == "true"
-    count = int((empty & (np.asarray(draft.cases.get("survey:augmented", nothing)) != "true")).sum())
+    wanted = [item for item in draft.document["checks"] if item["runs"] and "least_empty_tiles" in item["params"]]
+    if not wanted:
+        return []
+    least, drawn = wanted[0]["params"]["least_empty_tiles"], draft.cases[draft.cases[f"p:{wanted[0]['id']}"] > 0]
+    survey = {name: drawn[f"survey:{name}"].to_numpy() for name in SURVEY if f"survey:{name}" in drawn}
+    count = int(known_empty(survey, len(drawn)).sum())
     if count >= least:
         return []
     found = "none of the images is" if not count else "1 image is" if count == 1 else f"{count} images are"

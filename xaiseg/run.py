@@ -207,7 +207,7 @@ class RunDirectory:
         parts = [pq.read_table(path, partitioning=None) for path in sorted(folder.glob("*.parquet"))]
         if not parts:
             raise UsageError(f"the run holds no rows of '{name}'", where=self.path, then="Run `xaiseg audit` again")
-        frame: pd.DataFrame = pa.concat_tables(parts).to_pandas()
+        frame: pd.DataFrame = pa.concat_tables(parts, promote_options="default").to_pandas()
         keys = [key for key in ("case", "object", "subject", "target", "factor", "level") if key in frame.columns]
         return frame.sort_values(keys, kind="stable", ignore_index=True) if keys else frame
 

@@ -24,8 +24,13 @@ def test_three_channels_keep_their_colours():
     assert held[7, 5].tolist() == [0, 191, 255]
 
 
-def test_other_numbers_of_channels_are_grey():
-    for channels in (1, 2, 5):
+def test_further_channels_are_not_shown():
+    one = np.stack([np.full((3, 2), level) for level in (0.2, 0.4, 0.6, 1.0, 1.0)])
+    assert pixels_of(shown([one], (0.0, 1.0)))[0, 0].tolist() == [51, 102, 153]
+
+
+def test_one_and_two_channels_are_grey():
+    for channels in (1, 2):
         held = pixels_of(shown([np.full((channels, 3, 2), 0.2)], (0.0, 1.0)))
         assert held.shape == (3, 2)
         assert set(held.ravel().tolist()) == {51}

@@ -45,13 +45,13 @@ def picture_of(values: np.ndarray) -> Row:
 def shown(windows: Sequence[np.ndarray], value_range: Sequence[float]) -> Row:
     """Coarse copies of windows (C, H, W) of one size, one below the other, as :data:`PICTURE_COLUMNS`.
 
-    Three channels are red, green and blue; of any other number the mean is kept, in grey.
+    The first three channels are red, green and blue, as in all pictures of a report; of fewer the mean is kept.
 
     >>> shown([np.ones((3, 1, 2))], (0.0, 1.0))
     {'picture': [255, 255, 255, 255, 255, 255], 'picture_width': 2, 'picture_channels': 3}
     """
     low, high = value_range
-    parts = [window if len(window) == 3 else window.mean(axis=0, keepdims=True) for window in windows]
+    parts = [window[:3] if len(window) >= 3 else window.mean(axis=0, keepdims=True) for window in windows]
     small = [np.stack([reduced(channel, PICTURE_SIDE) for channel in part], axis=-1) for part in parts]
     pixels = np.round(255 * np.clip((np.concatenate(small) - low) / (high - low), 0, 1)).astype(np.uint8)
     return {

@@ -208,11 +208,11 @@ def _vectors(
 ) -> tuple[str, np.ndarray | None, str]:
     """What the vectors were read from, the vectors (N, D) or None, and why there are none."""
     params: Params = context.params
-    shown = context.detector.info.offers >= _READ
-    if params.by == "pixels" or (params.by == "auto" and not shown):
+    readable = context.detector.info.offers >= _READ
+    if params.by == "pixels" or (params.by == "auto" and not readable):
         low, high = (float(end) for end in context.facts["value_range"])
         return PIXELS, np.stack([look_of(case.image, one.box, (low, high)) for one in false]), ""
-    if not shown:
+    if not readable:
         return (
             "",
             None,

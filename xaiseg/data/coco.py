@@ -35,7 +35,7 @@ from xaiseg.data.folder import load_mask
 from xaiseg.data.pixels import IGNORE, SUFFIXES
 from xaiseg.data.rle import decode_counts, polygon_to_mask, runs_to_mask
 from xaiseg.data.sidecar import Rows, chosen, described, read_rows, require_columns, text
-from xaiseg.errors import DataError, NothingToAudit, UsageError
+from xaiseg.errors import DataError, MissingFileError, NothingToAudit, UsageError
 
 _OWN_FIELDS: Final = ("id", "file_name", "width", "height")  # of an image; other fields are columns
 
@@ -118,7 +118,7 @@ def read_coco(file: Path) -> Mapping[str, Any]:
         UsageError: the file is missing, no JSON, or lacks a list or a field.
     """
     if not file.is_file():
-        raise UsageError("this file of annotations is missing", where=file)
+        raise MissingFileError("this file of annotations is missing", where=file)
     try:
         document = json.loads(file.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -42,15 +42,17 @@ class SceneEntry(BaseModel):
     seed: Annotated[int, Field(ge=0)] = 0
     size: tuple[Annotated[int, Field(ge=64)], Annotated[int, Field(ge=64)]] = (256, 256)
     shortcut: ShortcutEntry | None = Field(None, description="a planted cue, null = none")
-    spare_floes: Annotated[float, Field(ge=0, le=20)] = Field(1.1, description="mean number of floes without a seal")
+    spare_floes: Annotated[float, Field(ge=0, le=20)] = Field(
+        1.1, description="mean number of floes beyond those for a seal"
+    )
     placement: Literal["ice", "anywhere"] = Field("ice", description="seals mostly on ice, or anywhere on the tile")
 
     @model_validator(mode="after")
     def _ice(self) -> SceneEntry:
         if self.shortcut is not None and self.world != "seals":
             raise ValueError("the shortcut bright_floe needs `world: seals`; there is no ice in the other")
-        for key in {"spare_floes", "placement"} & self.model_fields_set:
-            if self.world != "seals":
+        for key in ("spare_floes", "placement"):
+            if self.world != "seals" and getattr(self, key) != SceneEntry.model_fields[key].default:
                 raise ValueError(f"`{key}` needs `world: seals`; there is no ice in the other")
         if self.placement == "anywhere" and self.shortcut is not None and self.shortcut.correlation != 0.5:
             raise ValueError("the shortcut bright_floe needs seals on ice, not `placement: anywhere`")

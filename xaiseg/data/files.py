@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from xaiseg.errors import NothingToAudit, UsageError
+from xaiseg.errors import MissingFileError, NothingToAudit, UsageError
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,9 @@ class Place:
         """
         folder = self.base / otherwise if named is None else self.find(named)
         if not folder.is_dir():
-            raise UsageError("this folder is missing", where=folder, then="Check path:, images:, masks: and the root")
+            raise MissingFileError(
+                "this folder is missing", where=folder, then="Check path:, images:, masks: and the root"
+            )
         return folder
 
 

@@ -108,7 +108,7 @@ def scene_spec(entry: DataEntry) -> SceneSpec:
 
 def _scene_source(made: SceneSpec) -> str:
     cue = "" if made.shortcut is None else f", {made.shortcut.kind} planted at {made.shortcut.correlation:g}"
-    ice = "" if made.spare_floes == SPARE_FLOES else f", {made.spare_floes:g} floes a tile without a seal"
+    ice = "" if made.spare_floes == SPARE_FLOES else f", {made.spare_floes:g} spare floes a tile"
     ice += ", seals anywhere" if made.placement == "anywhere" else ""
     return f"generated {made.world}, split {made.split}, seed {made.seed}{cue}{ice}"
 

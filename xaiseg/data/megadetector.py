@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from xaiseg.errors import UsageError
+from xaiseg.errors import MissingFileError, UsageError
 
 FORMAT: Final = "1.4"
 
@@ -81,7 +81,7 @@ def read_batch(path: Path) -> Batch:
 
 def _document(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise UsageError("this file of detections is missing", where=path)
+        raise MissingFileError("this file of detections is missing", where=path)
     try:
         document = json.loads(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -13,11 +13,11 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import numpy as np
 
-from xaiseg.data.scenes_compose import SPARE_FLOES, Conditions, Drawing, Ice, Placement, compose
+from xaiseg.data.scenes_compose import MOST_SPARE_FLOES, SPARE_FLOES, Conditions, Drawing, Ice, Placement, compose
 from xaiseg.seeds import generator
 
 Split = Literal["train", "validation", "test"]
@@ -43,7 +43,8 @@ class Shortcut:
         kind: "bright_floe": what lies on clean white ice is an animal.
         correlation: probability that cue and animal agree: that a floe with an animal is bright, that one without is
             not, and that a look-alike keeps off bright ones, each drawn on its own. 1 = always, 0.5 = the cue says
-            nothing (the same world as no shortcut), 0 = never. Of the animals 0.3 (1 - correlation) swim.
+            nothing (the same world as no shortcut), 0 = never. Of the animals 0.3 (1 - correlation) swim, unless
+            they lie anywhere.
     """
 
     kind: Literal["bright_floe"] = "bright_floe"
@@ -62,9 +63,9 @@ class SceneSpec:
         empty_share: share of each flight's tiles without an animal, rounded up.
         seed: seed of everything.
         size: (height, width) in pixels.
-        shortcut: a planted cue, or None. The list of tiles and their conditions does not depend on it.
-        spare_floes: of a tile of seals, the mean number of floes without one, where there is room.
-        placement: seals lie on "ice", mostly, or "anywhere", so that the ground says nothing.
+        shortcut: a planted cue, or None. The list of tiles and their conditions depends neither on it nor on the next.
+        spare_floes: of a tile of seals, the mean number of floes, 0 to 20, beyond those that are made for one.
+        placement: seals lie on "ice", mostly, or "anywhere", so that floes, brash and water say nothing.
     """
 
     split: Split = "test"
@@ -79,10 +80,15 @@ class SceneSpec:
     placement: Placement = "ice"
 
     def __post_init__(self) -> None:
-        if self.shortcut is not None and self.world != "seals":
-            raise ValueError("the shortcut bright_floe needs the world seals: there is no ice in the other")
+        icy = (self.shortcut is not None, self.spare_floes != SPARE_FLOES, self.placement != "ice")
+        if self.world != "seals" and any(icy):
+            raise ValueError("shortcut, spare_floes and placement need the world seals: there is no ice in the other")
         if self.shortcut is not None and self.placement == "anywhere" and self.shortcut.correlation != 0.5:
             raise ValueError("the shortcut bright_floe needs seals on ice: placement is anywhere")
+        if self.placement not in get_args(Placement):
+            raise ValueError(f"placement is one of {', '.join(get_args(Placement))}; got {self.placement}")
+        if not 0 <= self.spare_floes <= MOST_SPARE_FLOES:
+            raise ValueError(f"spare_floes lies in [0, {MOST_SPARE_FLOES}]; got {self.spare_floes}")
         if self.shortcut is not None and not 0 <= self.shortcut.correlation <= 1:
             raise ValueError(f"a correlation lies in [0, 1]; got {self.shortcut.correlation}")
         if not 0 <= self.empty_share <= 1:

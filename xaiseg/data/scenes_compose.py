@@ -14,13 +14,14 @@ from xaiseg.data.scenes_things import Pose
 Ground = Literal["bright floe", "dull floe", "water"]
 #: What the ice of a tile is painted as: as it was drawn, all of it white, all of it dull, or as the water below.
 Ice = Literal["own", "bright", "dull", "none"]
-#: Where seals lie: mostly on ice, or anywhere, so that the ground says nothing.
+#: Where seals lie: mostly on ice, or anywhere, so that floes, brash and water say nothing.
 Placement = Literal["ice", "anywhere"]
 
 #: Less of an animal than this is an ignored region: neither a hit nor a miss.
 VISIBLE: Final = 0.25
-#: Floes without an animal that a tile has on average; with so few of them any floe hints at a seal.
+#: Floes that a tile has on average beyond those made for an animal; with so few of them any floe hints at a seal.
 SPARE_FLOES: Final = 1.1
+MOST_SPARE_FLOES: Final = 20
 _BRASH: Final = {"floes": 0.05, "brash": 0.32, "silt": 0.16}
 _GLINT: Final = {"none": 0.0, "some": 0.5, "strong": 1.0}
 _LENGTH_M: Final = {
@@ -95,9 +96,10 @@ def compose(
         agreement: probability that a floe is bright exactly when it carries an animal; 0.5 = no relation.
         ice: "bright", "dull" and "none" draw one tile three times: nothing but the paint of its floes differs. That
             tile is not the one of "own", whose floes are painted from the same random numbers as all else.
-        spare_floes: how many floes without an animal there are on average, where there is room.
+        spare_floes: how many floes there are on average, where there is room, beyond those that are made for an animal.
         placement: "ice", or "anywhere": each place of the tile is as likely to hold an animal, or what looks like one,
-            whatever lies there; no animal has a floe of its own, and none swims.
+            whatever lies there; no floe is made for an animal, none swims, and blocks of ice lie over some of them in
+            open water too.
     """
     water = {"floes": "clear", "brash": "deep"}.get(tile.habitat, tile.habitat)
     canvas = Canvas(size, tile.gsd_cm, _varied(rng, WATERS[water]), tile.sun)
@@ -124,7 +126,7 @@ class _Painter:
     paint: Ice
     spare_floes: float
     placement: Placement
-    gone: np.ndarray
+    floes: np.ndarray  # (H, W) opacity of all floes, whether they are painted or not
     free: list[Floe] = field(default_factory=list)
     taken: list[tuple[float, float, float]] = field(default_factory=list)
     plan: list[tuple[Ground, Floe | None]] = field(default_factory=list)
@@ -135,7 +137,7 @@ class _Painter:
     lookalikes: list[tuple[str, np.ndarray]] = field(default_factory=list)
 
     def ice(self) -> None:
-        """Plans on which floe each seal lies, and paints all ice."""
+        """Plans on which floe each seal lies, unless that is anywhere, and paints all ice."""
         rng = self.rng
         self.canvas.add_brash(rng, _BRASH[self.tile.habitat] * rng.uniform(0.5, 1.3))
         for _ in range(self.tile.animals if self.placement == "ice" else 0):
@@ -149,15 +151,18 @@ class _Painter:
             self._add_floe(floe)
 
     def _add_floe(self, floe: Floe) -> None:
-        if self.paint == "own":
-            self.canvas.add_floe(self.rng, floe)
-            return
-        (own,) = self.rng.spawn(1)  # how many numbers a floe takes depends on its colour
-        canvas, before = self.canvas, (self.canvas.pixels.copy(), self.canvas.land.copy())
-        canvas.add_floe(own, replace(floe, bright=self.paint != "dull"))
-        if self.paint == "none":  # where it lay stays taken, so that all else is drawn in the same places
-            self.gone = np.maximum(self.gone, canvas.land)
-            canvas.pixels, canvas.land = before
+        canvas, rng = self.canvas, self.rng
+        pixels, land = canvas.pixels.copy(), canvas.land
+        if self.paint != "own":
+            (rng,) = rng.spawn(1)  # how many numbers a floe takes depends on its colour
+            floe = replace(floe, bright=self.paint != "dull")
+        canvas.land = np.zeros_like(land)  # so that it holds this floe alone
+        canvas.add_floe(rng, floe)
+        self.floes = np.maximum(self.floes, canvas.land)
+        if self.paint == "none":
+            canvas.pixels, canvas.land = pixels, land
+        else:
+            canvas.land = np.maximum(land, canvas.land)
 
     def _ground_of_animal(self) -> tuple[Ground, Floe | None]:
         # In the water is "not on a bright floe", so its share shrinks as cue and animal agree.
@@ -226,7 +231,7 @@ class _Painter:
         return floe
 
     def add_animal(self) -> None:
-        """One animal on the ground that was planned for it, now and then with a block of ice over a part of it."""
+        """One animal on its planned ground, or anywhere, now and then with a block of ice over a part of it."""
         rng, canvas, tile = self.rng, self.canvas, self.tile
         ground, floe = self.plan[len(self.poses)] if self.plan else ("water", None)
         length = canvas.px(float(rng.uniform(*_LENGTH_M[tile.world, tile.size])))
@@ -248,8 +253,8 @@ class _Painter:
             self._hide(things.chunk(canvas, rng, y, x, rng.uniform(0.2, 0.34) * length))
 
     def _ground_at(self, y: float, x: float) -> Ground:
-        """What lies at a place: the nearest floe if there is ice at all."""
-        if max(self.canvas.land[int(y), int(x)], self.gone[int(y), int(x)]) < 0.4 or not self.free:
+        """What lies at a place; brash is water with ice in it."""
+        if self.floes[int(y), int(x)] < 0.5:
             return "water"
         nearest = min(self.free, key=lambda floe: np.hypot(floe.y - y, floe.x - x) / floe.radius)
         return "bright floe" if nearest.bright else "dull floe"
@@ -259,14 +264,15 @@ class _Painter:
             mask &= ~over
 
     def _spot(self, floe: Floe | None, length: float) -> tuple[float, float]:
-        """A place on a floe, or in open water, away from what is there already."""
+        """A place on a floe, or in open water or anywhere at all, away from what is there already."""
         height, width = self.canvas.size
         y = x = 0.0
         for _ in range(12):
             if floe is None:
                 y, x = self.rng.uniform(0, height), self.rng.uniform(0, width)
-                clear = max(self.canvas.land[int(y), int(x)], self.gone[int(y), int(x)]) < 0.4
-                clear = clear or self.placement == "anywhere"
+                # Where a floe lies stays taken when it is not painted, so that all else is drawn in the same places.
+                solid = max(self.canvas.land[int(y), int(x)], self.floes[int(y), int(x)])
+                clear = solid < 0.4 or self.placement == "anywhere"
             else:
                 reach, angle = 0.5 * floe.radius * self.rng.random() ** 0.5, self.rng.uniform(0, 2 * np.pi)
                 y, x = floe.y + reach * np.sin(angle), floe.x + reach * np.cos(angle)

@@ -11,7 +11,7 @@ from typing import Any, Final
 from xaiseg.data.case import SURVEY
 from xaiseg.data.entry import DataEntry
 from xaiseg.data.files import Place
-from xaiseg.errors import NothingToAudit, UsageError, did_you_mean
+from xaiseg.errors import MissingFileError, NothingToAudit, UsageError, did_you_mean
 
 Rows = dict[str, dict[str, str]]
 
@@ -49,7 +49,7 @@ def read_rows(entry: DataEntry, place: Place) -> tuple[Rows, Path]:
 
 def _read(path: Path) -> Rows:
     if not path.is_file():
-        raise UsageError("this sidecar is missing", where=path)
+        raise MissingFileError("this sidecar is missing", where=path)
     rows: Rows = {}
     for number, row in enumerate(_parquet(path) if path.suffix.lower() == ".parquet" else _csv(path), start=2):
         name = spelled("id", row)

@@ -20,7 +20,7 @@ from xaiseg.data.entry import DataEntry
 from xaiseg.data.files import Place, images_by_id, partners, without_image
 from xaiseg.data.pixels import IGNORE, SUFFIXES
 from xaiseg.data.sidecar import chosen, described, read_rows, require_columns
-from xaiseg.errors import DataError, UsageError
+from xaiseg.errors import DataError, MissingFileError, UsageError
 
 #: Shares may leave the image by this much: tools round to a few digits.
 _ROUNDING: Final = 0.01
@@ -38,7 +38,9 @@ class YoloReader:
         images = images_by_id(place.folder(entry.images, "images"), SUFFIXES)
         labels = partners(place, entry.annotations, "labels", (".txt",))
         if labels is None:
-            raise UsageError("this folder is missing", where=place.base / "labels", then="Name it under annotations:")
+            raise MissingFileError(
+                "this folder is missing", where=place.base / "labels", then="Name it under annotations:"
+            )
         rows, source = read_rows(entry, place)
         require_columns(entry, {column for row in rows.values() for column in row}, source)
         table = _classes(entry, place, spec)

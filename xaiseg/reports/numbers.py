@@ -33,6 +33,8 @@ def decimals(lower: float | None, upper: float | None, value: float | None = Non
 def number(value: float | None, places: int) -> str:
     """A number at a precision; what would round to zero but is none keeps a digit, below 0.0001 with its exponent.
 
+    Ends of intervals that are next to nothing are zero before they come here, see :func:`range_text`.
+
     >>> number(0.0004, 2), number(-8.8e-6, 4), number(0.0, 2), number(-0.25, 2), number(None, 2), number(12.0, 0)
     ('0.0004', '−8.8e−6', '0', '−0.25', 'none', '12')
     >>> number(2.5e-18, 4)
@@ -83,7 +85,7 @@ def range_text(estimate: Estimate, interval: Interval | None) -> str:
         return ""
     lower, upper = interval.lower, interval.upper
     held = [lower, upper]
-    if lower is not None and upper is not None:  # a quantile of Beta that ends in nothing is no news at this precision
+    if lower is not None and upper is not None:  # a quantile of Beta may be 1e-14, which nobody reads as more than 0
         held = [0.0 if abs(end) < _NOUGHT * (upper - lower) else end for end in (lower, upper)]
     ends = _figures(estimate, lower, upper, held)
     return " to ".join("open" if end == "none" else end for end in ends) + _suffix(estimate)
