@@ -316,6 +316,29 @@ def test_a_small_group_is_named():
     assert finding.more == "at least 3 more patients with device B would be needed"
 
 
+def test_a_group_of_too_few_clusters_wants_those_first():
+    """A projection from a share in two flights, as close to the bound as chance has it, would ask for thousands."""
+    close = Interval(0.69, None, None, 0.05, "", 32, 2, reason="2 clusters; at least 5 are needed")
+    thin, whole = strata({"A": 0.69, "B": 0.9})
+    thin = replace(thin, kind="proportion", interval=close, n_clusters=2, holm=())
+    finding, overall = decided(need(stratum="each"), thin, whole, facts=DEVICE)
+    assert finding.more == "at least 3 more patients with device A would be needed"
+    assert " At least 3 more patients with device A would be needed for it." in overall.sentence
+
+
+def test_more_than_ten_times_the_clusters_is_no_plan():
+    near = estimate(0.695, 0.05)
+    finding, overall = decided(need(), near)
+    assert (
+        finding.more == "about 4,951 more patients like the 50 that it rests on would settle it; a better model sooner"
+    )
+    assert "4,951 more patients" in overall.sentence
+    assert "better model" not in decided(need(), estimate(0.68, 0.05))[0].more
+    none = Interval(0.0, 0.0, 0.45, 0.05, "", 60, 5)
+    failed = replace(estimate(0.0, 0.1, "failed"), kind="proportion", interval=none, n_clusters=5)
+    assert "better model" not in decided(need("failed", 0.01, "at_most"), failed)[0].more
+
+
 def test_groups_that_are_not_there_are_not_run():
     groups = strata({"A": 0.9, "B": 0.9})
     undeclared, _ = decided(need(stratum="each"), estimate(0.9, 0.01))

@@ -260,9 +260,9 @@ def _rule_one(item: Estimate, requirement: Requirement, min_clusters: int) -> Ru
     interval = item.interval
     if interval is None or (interval.lower is None and interval.upper is None):
         reason = (interval.reason if interval is not None else "") or item.reason or "there is no interval"
-        more = None if interval is None else _more(item, interval, requirement, min_clusters)
-        if more is None and item.n_clusters < min_clusters:
+        if item.n_clusters < min_clusters:
             return replace(bare, reason=reason, more=min_clusters - item.n_clusters, at_least=True)
+        more = None if interval is None else _more(item, interval, requirement, min_clusters)
         return replace(bare, reason=reason, more=more)
     word = _decide(interval, requirement)
     other = word if item.dropped is None else _decide(item.dropped, requirement)
@@ -386,7 +386,7 @@ def _figure(item: Estimate, value: float) -> str:
         return f"{value:.0f}"
     places = max(0, min(3, 3 - len(f"{abs(value):.0f}"))) if abs(value) >= 10 else 3  # 491, 12.3, 0.834
     text = f"{value:.2g}" if 0 < abs(value) < 0.0005 else f"{value:.{places}f}"  # never "-0.000"
-    return text + (f" {item.unit}" if item.unit else "")
+    return text.replace("-", "−") + (f" {item.unit}" if item.unit else "")
 
 
 def _range(item: Estimate, interval: Interval) -> str:

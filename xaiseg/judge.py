@@ -13,6 +13,7 @@ from xaiseg.deciding import Cap, Ruling, capped, caps_of, rule
 from xaiseg.estimate import Estimate
 from xaiseg.protocol import Protocol, Requirement
 from xaiseg.sentences import sentence
+from xaiseg.statistics.planning import HOPELESS
 
 
 class Verdict(Enum):
@@ -202,10 +203,19 @@ def _in_units(ruling: Ruling, facts: Mapping[str, Any]) -> str:
 
 def _more(ruling: Ruling, facts: Mapping[str, Any]) -> str:
     if ruling.more is not None and ruling.at_least:
-        return f"at least {ruling.more} more {_counted(ruling, facts)}{_like(ruling, facts)} would be needed"
+        return f"at least {ruling.more:,} more {_counted(ruling, facts)}{_like(ruling, facts)} would be needed"
     if ruling.more is not None:
-        return f"about {ruling.more} more {_counted(ruling, facts)}{_like(ruling, facts)} would settle it"
+        said = f"about {ruling.more:,} more {_counted(ruling, facts)}{_like(ruling, facts)} would settle it"
+        return f"{said}; a better model sooner" if _is_hopeless(ruling) else said
     return "sits on the bound" if ruling.on_bound else ""
+
+
+def _is_hopeless(ruling: Ruling) -> bool:
+    """Whether another model is the shorter way; not where it could not be better, as with no image that failed."""
+    held = ruling.estimate
+    if held is None or ruling.more is None or held.value in (0.0, 1.0):
+        return False
+    return ruling.more > HOPELESS * held.n_clusters
 
 
 def _counted(ruling: Ruling, facts: Mapping[str, Any]) -> str:
@@ -220,7 +230,7 @@ def _like(ruling: Ruling, facts: Mapping[str, Any]) -> str:
     if ruling.estimate is not None and ruling.estimate.kind == "total":
         return ""
     if ruling.group:
-        return f" with {ruling.group.replace('=', ' ')}"
+        return f" with {ruling.group.replace('=', ' ').replace('_', ' ')}"
     rests, whole = ruling.estimate.n_clusters if ruling.estimate is not None else None, facts.get("n_clusters")
     return f" like the {rests} that it rests on" if rests and whole and rests < whole else ""
 
@@ -305,7 +315,8 @@ def _settle_sentence(binding: Sequence[tuple[Finding, Ruling]], facts: Mapping[s
         about = "At least" if any(ruling.at_least and ruling.more is not None for ruling in undecided) else "About"
         most = max((ruling for ruling in undecided if ruling.more is not None), key=lambda ruling: ruling.more or 0)
         like = _like(most, facts) if len(undecided) == 1 else ""
-        text += f" {about} {max(known)} more {_counted(most, facts)}{like} would settle {of}."
+        would = "be needed for" if about == "At least" else "settle"
+        text += f" {about} {max(known):,} more {_counted(most, facts)}{like} would {would} {of}."
     if on_bound:
         text += f" {on_bound} {'sits' if on_bound == 1 else 'sit'} on the bound: more data would hardly settle it."
     return text

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from xaiseg.checks.base import Check, get_check
+from xaiseg.checks.base import OTHER_TASK, Check, get_check
 from xaiseg.checks.detection_counts import known_empty
 from xaiseg.context import stored_answers
 from xaiseg.data.case import SURVEY
@@ -304,8 +304,7 @@ def _match_checks(
 
 #: Needs that have words of their own; the first of them speaks.
 _WHY_NOT: Final = {
-    "segmenter": "it is for segmentation models",
-    "detector": "it is for detectors",
+    **OTHER_TASK,
     "model": "it needs the model itself; stored predictions cannot be asked about changed images",
     "variants": "model.yaml names no variants; add e.g. variants: {msdf8: {hardware: msdf, bits: 8}}",
 }

@@ -87,13 +87,14 @@ def test_a_clean_model_has_no_telling_objects():
 def test_answers_that_stay_are_shown():
     view = view_of("shortcut.object", FloeOnly())
     told = story(view)
-    assert "are no longer found once they are removed (telea)" in told.answer
+    assert "are no longer found once they are removed (filled from around it)" in told.answer
     assert "answers that stayed although the object was gone" in said(told)
     assert len(story(view_of("shortcut.object", honest())).plots) == 1
 
 
 def test_marks_and_places_have_their_own_words():
-    assert "answers an image appear where a mark is: text" in said(story(view_of("shortcut.artefacts", MarkReader())))
+    marks = said(story(view_of("shortcut.artefacts", MarkReader())))
+    assert "answers an image that appear where a mark is: 1.00 (90 % interval 0.90 to 1.10) for text." in marks
     told = story(view_of("shortcut.position", honest()))
     assert "vanish at the edge" in told.answer
     assert "vanish with 50 % hidden" in told.answer

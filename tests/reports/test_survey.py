@@ -248,6 +248,17 @@ def test_collection_names_what_is_lacking_and_nothing_that_is_settled():
     assert rows["Flights with habitat brash"].startswith("about ")
     assert rows["Tiles that somebody looked at and found empty"] == "50 more (now 10)"
     assert "Flights with habitat floes" not in rows
+    assert list(rows)[:2] == ["Flights with sea state 3", "Flights with habitat brash"]
+    assert "several rows" in collection_table(held).caption
+
+
+def test_where_every_group_is_thin_none_is_an_exception():
+    members = groups()
+    rows = pd.DataFrame([row("a", "seal", [(SEAL, 0.9, 0)], [SEAL])])
+    thin = [one for one in members if one.stratum == "sea_state=3"]
+    for held, said in ((thin, "each of the 1 groups"), (members, "sea state 3")):
+        found = view([*held, estimate("recall", 0.8, 0.7, 0.9)], [finding(NEED, Verdict.INSUFFICIENT, *held)], rows)
+        assert f"too little was seen of {said}" in dict(survey_answers(found))["Where not?"].lower()
 
 
 def test_where_all_is_shown_there_is_no_table():

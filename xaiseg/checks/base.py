@@ -44,6 +44,8 @@ KEY: Final = pa.schema(
 
 #: Needs besides those of :data:`xaiseg.subject.OFFERS`.
 DATA_NEEDS: Final = frozenset({"segmenter", "detector", "reference", "train_list", "model", "variants"})
+#: Why a check of the other task does not run, by its need; nothing went wrong there.
+OTHER_TASK: Final[Mapping[str, str]] = {"segmenter": "it is for segmentation models", "detector": "it is for detectors"}
 
 Kind = Literal["mean", "proportion", "statistic", "rate", "total", "fact"]
 #: (positions (n,), groups (n,), weights (n,)) of cases -> function of the (G,) weights of the groups.

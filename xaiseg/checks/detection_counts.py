@@ -130,7 +130,7 @@ def _too_few(count: int, params: Any) -> str:
     if count >= params.least_empty_tiles:
         return ""
     return (
-        f"{count} un-augmented known-empty tiles (column known_empty of the sidecar); at least "
+        f"{count} tiles that are known to be empty (column known_empty, augmented copies left out); at least "
         f"{params.least_empty_tiles} are needed"
     )
 

@@ -33,7 +33,7 @@ from xaiseg.errors import UsageError
 from xaiseg.explainers.base import Budget
 from xaiseg.subject import Boxes, Detector, Prediction
 
-NO_OBJECT: Final = "no object of the image is found in it as it is"
+NO_OBJECT: Final = "images that hold no object, or of which none is found before any edit"
 NO_ROOM: Final = "no room for an equal region on the background"
 #: Side of the window of a picture, in lengths of the object.
 _ROUND: Final = 4.0

@@ -13,6 +13,7 @@ import numpy as np
 
 from xaiseg.checks.base import Tables
 from xaiseg.reports.numbers import number
+from xaiseg.reports.words import factor_level
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,7 +125,7 @@ def words_of(rows: pd.DataFrame, strata: Sequence[str]) -> Mapping[str, tuple[st
 
 def _case_words(case: Mapping[str, Any], strata: Sequence[str], score: float | None, score_name: str) -> str:
     """The facts of a case in one line, as in "p012 · device B · Dice 0.31"."""
-    parts = [str(case.get("cluster", ""))] + [f"{name} {case[name]}" for name in strata if case.get(name)]
+    parts = [str(case.get("cluster", ""))] + [factor_level(name, str(case[name])) for name in strata if case.get(name)]
     if score is not None and math.isfinite(score):
         parts.append(f"{score_name} {number(score, 2 if score_name == 'Dice' else 0)}")
     return " · ".join(part for part in parts if part)

@@ -26,6 +26,7 @@ SEEN_ONLY: Final = (
     "measured"
 )
 MOST_DOTS: Final = 1500
+_UNLESS: Final = "; none where there is too little for one"
 
 
 @figure(ID)
@@ -205,12 +206,12 @@ def _groups(view: View) -> Table | None:
             (capital(group_name(stratum)), f"{recall.n} in {cluster_words(view.plan, recall.n_clusters)}", *cells)
         )
     head = ("group", "animals", "found", "boxes right", "false positives an image", "count bias")
-    return Table("By declared group, with 90 % intervals", head, tuple(rows))
+    return Table(f"By declared group, with 90 % intervals{_UNLESS}", head, tuple(rows))
 
 
 def _cell(one: Estimate | None) -> str:
     if one is None or one.value is None:
-        return "none"
+        return "–"
     return both_text(one, level=False)
 
 
@@ -219,7 +220,7 @@ def _sizes(view: View) -> Table | None:
     if not any(one.value is not None for one in held):
         return None
     rows = tuple((one.level, str(one.n), _cell(one)) for one in held)
-    return Table("By size of the animal (square root of its box area), with 90 % intervals",
+    return Table(f"By size of the animal (square root of its box area), with 90 % intervals{_UNLESS}",
                  ("size", "animals", "found"), rows)  # fmt: skip
 
 
@@ -233,7 +234,7 @@ def _empty(view: View) -> Table | None:
     for words, metric in names:
         one = next((item for item in view.own() if item.metric == metric and not item.target), None)
         if one is not None:
-            rows.append((words, _cell(one), one.reason or one.note))
+            rows.append((words, _cell(one), "; ".join(part for part in (one.note, one.reason) if part)))
     tiles = view.get("known_empty_tiles")
     count = int(tiles.value or 0) if tiles is not None else 0
     return Table(f"On mostly empty ground: {plural(count, 'known-empty tile')}", ("quantity", "value", "remark"),

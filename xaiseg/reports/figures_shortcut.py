@@ -40,6 +40,8 @@ _HEADS: Final[Mapping[str, str]] = {
     "edge_loss": "Vanish at the edge",
     "hidden_loss": "Vanish partly hidden",
 }
+#: What a removed object leaves behind.
+_FILLED: Final = {"mean": "filled with the mean colour", "telea": "filled from around it", "blur": "blurred"}
 #: Neither an effect on being found nor told by both flip rates.
 _APART: Final = ("neighbour_effect", "appearance", "relative_confidence_drop", "persistent_confidence_drop")
 _PANELS: Final = ("as it is", "edit", "sham")
@@ -70,7 +72,7 @@ def background(view: View) -> Story:
 @figure("shortcut.object")
 def removal(view: View) -> Story:
     """How many answers go with their object."""
-    levels = {kind: f"({kind})" for kind in view.params.get("fills", ())}
+    levels = {kind: f"({_FILLED.get(kind, kind)})" for kind in view.params.get("fills", ())}
     answer = _said(view, "removal_effect", "are no longer found once they are removed", levels)
     lift = view.get("attribution_lift")
     if answer and lift is not None:
@@ -84,8 +86,8 @@ def removal(view: View) -> Story:
 @figure("shortcut.artefacts")
 def marks(view: View) -> Story:
     """What appears at a mark, and what vanishes."""
-    levels = {kind: kind for kind in view.params.get("marks", ())}
-    answer = _said(view, "appearance", "answers an image appear where a mark is:", levels, of="")
+    levels = {kind: f"for {kind}" for kind in view.params.get("marks", ())}
+    answer = _said(view, "appearance", "", levels, of="answers an image that appear where a mark is: ")
     return _story(view, answer, ("appearance", "suppression"), "found objects that vanished beside a mark")
 
 
@@ -140,7 +142,8 @@ def _said(view: View, metric: str, verb: str, levels: Mapping[str, str], *, of: 
     known = [(both_text(item), levels[item.level]) for item in _main(view, (metric,)) if item.level in levels]
     if not known:
         return ""
-    parts = [f"{known[0][0]} {verb} {known[0][1]}".strip(), *(f"{value} {name}".strip() for value, name in known[1:])]
+    first, *rest = known
+    parts = [" ".join(filter(None, (first[0], verb, first[1]))), *(f"{value} {name}".strip() for value, name in rest)]
     return f"beyond the sham, {of}{listed(parts, most=6)}"
 
 
@@ -202,11 +205,11 @@ def _tables(view: View, known: Sequence[Estimate]) -> list[Table]:
             rows.append((_short(item), *cells))
     found = []
     if rows:
-        head = ("edit", "lost after the edit", "lost after the sham", "beyond the sham", "confidence drop", "answers")
+        head = ("edit", "lost after the edit", "lost after the sham", "beyond the sham", "confidence drop", "trials")
         found.append(Table("What the edits and their shams do to objects that the model finds.", head, tuple(rows)))
     absent = [(item.level, number(item.value or 0.0, 0)) for item in view.own() if item.metric == "left_out"]
     if absent:
-        found.append(Table("Edits that were not made.", ("reason", "number"), tuple(absent)))
+        found.append(Table("Edits that were not made.", ("reason", "how many"), tuple(absent)))
     return found
 
 
@@ -218,10 +221,13 @@ def _pictures(view: View, telling: str) -> Plot | None:
     cases = [str(case) for case in held["case"]]
     order = sorted(range(len(held)), key=lambda index: derive_seed(_seed(view), view.check, cases[index]))
     drawn = [_row(held.iloc[index]) for index in order[:_SHOWN]]
+    threshold = (view.plan.get("model", {}).get("threshold") or {}).get("value")
+    found = threshold is not None and view.plan["model"].get("task") == "detection"
+    lost = f" Found = a box that fits, of a confidence of {threshold:g} or more; 0 = no box that fits." if found else ""
     alt = f"Telling objects, as they are, edited and in the sham: {listed([name for name, _ in drawn])}."
     how = (
         f"{plural(len(drawn), 'image')} of {len(held)} with {telling}, drawn at random: the surroundings of the object "
-        "as they are, in the edit, and in the sham."
+        f"as they are, in the edit, and in the sham.{lost}"
     )
     return Plot(picture_rows(drawn, alt, abreast=2), "", how)
 

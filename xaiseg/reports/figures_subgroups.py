@@ -8,11 +8,11 @@ from markupsafe import Markup
 
 from xaiseg.estimate import Estimate
 from xaiseg.reports import svg
-from xaiseg.reports.facts import cluster_word
+from xaiseg.reports.facts import cluster_word, cluster_words
 from xaiseg.reports.figures import Plot, Story, View, absence, figure
 from xaiseg.reports.forest import ForestRow, forest
 from xaiseg.reports.numbers import bound_text, number
-from xaiseg.reports.words import capital, listed, metric_name, plural, short_reason, uncapital
+from xaiseg.reports.words import capital, factor_level, listed, metric_name, plural, short_reason, uncapital
 
 SOURCE = "performance.segmentation"
 
@@ -72,14 +72,12 @@ def coverage(view: View) -> Story:
         return Story(absence(view).capitalize())
     images = {(i.factor, i.level): int(i.value or 0) for i in view.own() if i.metric == "cases"}
     thin = int(view.params.get("thin_clusters", 5))
-    few = [f"{item.factor} {item.level}" for item in counts if (item.value or 0) < thin]
+    few = [factor_level(item.factor, item.level) for item in counts if (item.value or 0) < thin]
     factors = list(dict.fromkeys(item.factor for item in counts))
-    answer = f"{plural(len(counts), 'group')} of {listed([f.replace('_', ' ') for f in factors])}; "
-    answer += (
-        f"{listed(few)} {'has' if len(few) == 1 else 'have'} fewer than {thin} clusters, too few for a verdict."
-        if few
-        else (f"each has at least {thin} clusters.")
-    )
+    answer = f"{plural(len(counts), 'group')} of {listed([factor_level(factor, '') for factor in factors])}; "
+    short = f"fewer than {thin} {cluster_word(view.plan)}, too few for a verdict."
+    whole = f"each has at least {thin} {cluster_word(view.plan)}."
+    answer += f"{listed(few)} {'has' if len(few) == 1 else 'have'} {short}" if few else whole
     test = view.plan["data"]["test"]
     head = f"{plural(test['n_cases'], 'image')} of {test['n_clusters']} {cluster_word(view.plan)}: {answer}"
     picture = _bars(view, counts, images, thin)
@@ -94,7 +92,7 @@ def _bars(view: View, counts: Sequence[Estimate], images: dict[tuple[str, str], 
     for item in counts:
         if item.factor != factor:
             factor, y = item.factor, y + (8 if factor else 0)
-            parts.append(svg.text(0, y + 4, svg.fitted(factor.replace("_", " "), 80), bold=True))
+            parts.append(svg.text(0, y + 4, svg.fitted(factor_level(factor, ""), 80), bold=True))
         value = int(item.value or 0)
         parts.append(svg.text(152, y + 4, svg.fitted(item.level or "unknown", 70), anchor="end"))
         width = max(axis(value) - 160, 1)
@@ -104,7 +102,7 @@ def _bars(view: View, counts: Sequence[Estimate], images: dict[tuple[str, str], 
                 svg.line(160 + x, y + 6, 160 + min(x + 6, width), y - 6, colour="paper")
                 for x in range(0, int(width), 5)
             ]
-        words = f"{value} {cluster_word(view.plan)}, {plural(images.get((item.factor, item.level), 0), 'image')}"
+        words = f"{cluster_words(view.plan, value)}, {plural(images.get((item.factor, item.level), 0), 'image')}"
         parts.append(svg.text(166 + width, y + 4, words + (" (thin)" if value < thin else ""), size=11, colour="muted"))
         y += 19
     alt = f"Clusters in {len(counts)} groups, from {min(int(i.value or 0) for i in counts)} to {most:.0f}."

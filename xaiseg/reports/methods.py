@@ -90,6 +90,12 @@ _MEASURES: Final[Mapping[str, str]] = {
     "images accepts",
     "equivalence.rtl": "sampled windows of every convolution in Icarus Verilog, clock by clock",
     "hardware.cost": "a model of cycles, compute-only time and energy, every constant with its source",
+    "shortcut.background": "found objects before backgrounds of other images, beside a sham: pasted back before their "
+    "own",
+    "shortcut.object": "found objects removed, beside a sham: an equal region of the background filled in",
+    "shortcut.artefacts": "marks planted on the background, beside a sham: pixels of the background in their place",
+    "shortcut.position": "found objects moved to the edge and partly hidden, beside shams within the image",
+    "shortcut.lookalikes": "false detections that overlap no object, grouped by what a layer answers or how they look",
     "data.integrity": "duplicates and overlap with the training list by file, pixels and declared cluster",
 }
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from markupsafe import Markup
 
-from xaiseg.checks.base import load_checks
+from xaiseg.checks.base import OTHER_TASK, load_checks
 from xaiseg.checks.detection_rows import ID as SURVEY
 from xaiseg.estimate import Estimate
 from xaiseg.judge import Finding, Overall, Verdict
@@ -24,7 +24,7 @@ from xaiseg.reports.methods import mapping, methods
 from xaiseg.reports.numbers import figure_of, range_text, value_text
 from xaiseg.reports.palette import LOOKS, Look
 from xaiseg.reports.survey import survey_answers
-from xaiseg.reports.words import capital, label, metric_name, plural, short_reason
+from xaiseg.reports.words import capital, group_name, label, metric_name, plural, short_reason
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -151,7 +151,7 @@ def page_context(material: Material, comparison: Mapping[str, Any] | None = None
         "other_words": _advice(others), "key_numbers": [] if gates else _key_numbers(material, anchors),
         "threshold": threshold_plot(ordered, material.estimates),
         "sections": [section for section in sections if section is not redone], "redone": redone, "warnings": warnings,
-        "not_run": [item for item in plan["checks"] if not item["runs"]],
+        "not_run": [item for item in plan["checks"] if not item["runs"] and item["reason"] not in OTHER_TASK.values()],
         "galleries": shown, "legend": legend, "box_legend": box_legend,
         "windows": window_rows(evidence, threshold), "boxes": plan["model"].get("task") == "detection",
         "comparison": comparison, "answers": _answers(material),
@@ -220,7 +220,7 @@ def _evidence(item: Estimate, plan: Mapping[str, Any], *, stratum: bool = True) 
     # A statistic is formed from the contributions of images, whatever it describes.
     word = "image" if item.kind == "statistic" else _UNITS.get(item.of, item.of)
     counted = plural(item.n, word) if word else ""
-    where = f"{item.stratum.replace('=', ' ')}: " if item.stratum and stratum else ""
+    where = f"{group_name(item.stratum)}: " if item.stratum and stratum else ""
     return where + (clusters if not counted or counted == clusters else f"{counted}, {clusters}")
 
 

@@ -5,6 +5,7 @@ Everything is read from the run: rows, estimates, findings. Nothing is decided h
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,12 +24,11 @@ from xaiseg.reports.figures import Table, View
 from xaiseg.reports.numbers import both_text, bound_text, number, range_text, value_text
 from xaiseg.reports.words import capital, group_name, listed, plural, short_label
 from xaiseg.statistics.equivalence import decide
-from xaiseg.statistics.planning import more_needed
+from xaiseg.statistics.planning import HOPELESS, more_needed
 
 #: From this overlap on it would have found the animal, were it of its class.
 FITS: Final = 0.5
 #: More new clusters than this many times those at hand are no plan for a survey. Ours.
-HOPELESS: Final = 10
 Standing = Literal["failed", "alone", "thin", "open", "met"]
 
 
@@ -184,13 +184,19 @@ def _where_words(view: View) -> str:
         f"probably in {listed(named['alone'])}, which would fail alone but not as one of {plural(len(held), 'group')}"
         if named["alone"]
         else "",
-        f"too little was seen of {listed(named['thin'])}" if named["thin"] else "",
+        _thin_words(named["thin"], len(held)),
         f"{len(named['open'])} of {plural(len(held), 'group')} cannot be decided, the lowest of them {_lowest(held)}"
         if named["open"]
         else "",
         f"shown for {listed(named['met'])}" if named["met"] else "",
     ]
     return capital("; ".join(part for part in parts if part)) + "."
+
+
+def _thin_words(named: Sequence[str], groups: int) -> str:
+    if not named:
+        return ""
+    return f"too little was seen of {listed(named) if len(named) < groups else f'each of the {groups} groups'}"
 
 
 def _lowest(held: Sequence[Place]) -> str:
@@ -245,9 +251,12 @@ def mistake_words(view: View) -> str:
     found = mistakes(view)
     if found is None or found.total == 0:
         return ""
+    fits = ""
+    if view.params.get("match") == "iou":
+        fits = f" (a box fits from an overlap, IoU, of {view.params['match_iou']:g}; an animal without one was missed)"
     parts = [
         (found.nothing, f"with no animal below (in {plural(found.images, 'image')}, at most {found.largest} in one)"),
-        (found.on_animal, "a second or badly fitting box on an animal"),
+        (found.on_animal, f"a second or badly fitting box on an animal{fits}"),
         (found.other_class, "on an animal of another class"),
     ]
     said = ", ".join(f"{count} {words}" for count, words in parts if count)
@@ -305,10 +314,15 @@ def collection_table(view: View) -> Table | None:
     unit = cluster_word(view.plan)
     least = int(view.plan["protocol"]["decision"]["min_clusters"])
     rows: list[tuple[str, str, str]] = []
-    for place in sorted(places(view), key=lambda one: (one.standing != "thin", one.more is None, one.more or 0)):
+
+    def effort(place: Place) -> tuple[bool, float]:
+        thin = place.standing == "thin"
+        return not thin, max(1, least - place.estimate.n_clusters) if thin else place.more or math.inf
+
+    for place in sorted(places(view), key=effort):
         if place.standing == "thin":
-            lacking = max(1, least - place.estimate.n_clusters)
-            rows.append((f"{capital(unit)} with {place.name}", f"at least {lacking} more", "too few for any statement"))
+            lacking = f"at least {max(1, least - place.estimate.n_clusters)} more"
+            rows.append((f"{capital(unit)} with {place.name}", lacking, "whether enough are found there"))
         elif place.standing == "alone":
             more = f"some more (now {place.estimate.n_clusters}): it fails alone already"
             rows.append((f"{capital(unit)} with {place.name}", more, "whether animals are overlooked there"))
@@ -316,15 +330,17 @@ def collection_table(view: View) -> Table | None:
             rows.append((f"{capital(unit)} with {place.name}", _how_many(place), "whether enough are found there"))
     for finding in view.findings:
         if finding.verdict is Verdict.INSUFFICIENT and not finding.requirement.stratum and finding.more:
-            rows.append((f"{capital(unit)} of any kind", finding.more, short_label(finding.requirement)))
+            more = finding.more.replace(" would settle it", "").replace(" would be needed", "")
+            rows.append((f"{capital(unit)} of any kind", more, short_label(finding.requirement)))
     rows += _known_by_people(view)
-    return Table("What to collect next", ("what", "how much", "what it settles"), tuple(rows)) if rows else None
+    caption = f"What to collect next; one of the {unit} may count in several rows"
+    return Table(caption, ("what", "how much", "what it settles"), tuple(rows)) if rows else None
 
 
 def _how_many(place: Place) -> str:
     if place.more is None:
         return "no realistic number: the value sits on the bound"
-    said = f"about {place.more} more (now {place.estimate.n_clusters})"
+    said = f"about {place.more:,} more (now {place.estimate.n_clusters})"
     return f"{said}; a better model sooner" if place.more > HOPELESS * place.estimate.n_clusters else said
 
 

@@ -18,6 +18,8 @@ Kind = Literal["mean", "proportion", "statistic"]
 
 #: Above it a value "sits on the bound" and no realistic number of cases will decide.
 MOST: Final = 10_000
+#: More clusters than so many times those at hand are no plan.
+HOPELESS: Final = 10
 
 
 def clusters_for_mean(
