@@ -121,6 +121,20 @@ def test_a_speck_in_the_next_tile_does_not_stand_for_a_cut_animal():
     assert merge([cut, counted], places, 0.5).xyxy.tolist() == [[100, 15, 106, 20]], "what counts goes by the rule"
 
 
+def test_a_wide_box_around_two_does_not_take_the_score_of_one():
+    from xaiseg.detectors_tiled import Window, merge
+    from xaiseg.subject import Boxes
+
+    places = [Window(0, 0, 200, 200), Window(0, 140, 200, 340)]
+    cut = Boxes(torch.tensor([[179.0, 50, 200, 80]]), torch.tensor([0.9]), torch.tensor([0]))
+    both = torch.tensor([[180.0, 50, 215, 80], [217, 50, 250, 80], [178, 48, 252, 82]])
+    right = Boxes(both, torch.tensor([0.95, 0.9, 0.08]), torch.zeros(3, dtype=torch.long))
+    found = merge([cut, right], places, 0.5)
+    assert found.xyxy.tolist() == both.tolist()
+    assert found.scores.tolist() == pytest.approx([0.95, 0.9, 0.08])
+    assert found.merged.tolist() == [1, 0, 0]
+
+
 def test_a_cut_box_gives_way_to_the_whole_one_and_keeps_the_better_score():
     from xaiseg.detectors_tiled import Window, merge
     from xaiseg.subject import Boxes

@@ -13,6 +13,7 @@ from typing import Final
 
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from xaiseg.modelfile_parts import TileSpec
 from xaiseg.subject import Boxes, Detector
@@ -112,9 +113,9 @@ def merge(found: Sequence[Boxes], places: Sequence[Window], threshold: float) ->
     for index in rank[shared[rank]].tolist():
         stands = (area >= SAME * area[index]) | (scores >= threshold)
         near = torch.nonzero(kept & stands & (labels == labels[index]) & (tile != tile[index]))[:, 0]
-        overlap = _of_smaller(xyxy[index], xyxy[near])
-        if len(near) and float(overlap.max()) >= SAME:
-            group[index] = near[overlap.argmax()]
+        near = near[_of_smaller(xyxy[index], xyxy[near]) >= SAME]
+        if len(near):  # the box of the same size, not a wide one around two animals, which holds all of it as well
+            group[index] = near[box_iou(xyxy[index][None], xyxy[near])[0].argmax()]
         else:
             kept[index] = True
     counted = torch.zeros_like(group).scatter_add_(0, group, (scores >= threshold).long())

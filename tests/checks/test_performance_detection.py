@@ -272,7 +272,7 @@ def test_false_positives_are_gated_on_known_empty_tiles_alone():
     few = estimate_of(quantities(ID, held)[metric], held)
     assert few.value == 0.0
     assert few.interval.lower is None
-    assert few.reason.startswith("59 un-augmented known-empty tiles")
+    assert few.reason.startswith("59 tiles that are known to be empty")
     more = tables_of([*pairs, (case_of("e59", survey={"known_empty": "true"}), detected())])
     enough = estimate_of(quantities(ID, more)[metric], more)
     assert enough.interval.upper == pytest.approx(1000 * -math.log(0.05) / 60)
@@ -357,6 +357,11 @@ def test_a_total_in_animals_needs_disjoint_ground_and_known_probabilities():
     census = quantities(ID, tables_of(pairs))["animals_total",]
     assert (census.kind, census.values.tolist()) == ("fact", [4.0])
     assert "every tile was counted" in census.note
+    part = tables_of(pairs)
+    for some in (replace(part, facts={**part.facts, "limit": 6}), replace(part, cases=pd.concat([part.cases] * 2))):
+        held = quantities(ID, some)
+        assert "only 12 of the images were looked at" in held["animals_total",].missing
+        assert held["animals_total_detected",].missing
     pairs = [(case_of(f"t{i}", *[BOX] * (i % 3 == 0), survey=declared), detected((BOX, 0.9))) for i in range(12)]
     for lack in ({"footprint": "disjoint"}, {"footprint": "overlapping", "probability": "0.25"}):
         poor = [*pairs[1:], (case_of("x", BOX, survey=lack), detected())]

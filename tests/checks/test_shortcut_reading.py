@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from tests.checks.shortcut_worlds import tile
-from xaiseg.checks.shortcut_reading import Thing, occupied, read_boxes, read_masks, things_of
+from xaiseg.checks.shortcut_reading import Thing, ignored_pixels, occupied, read_boxes, read_masks, things_of
 from xaiseg.data.case import Case, CaseRef
 from xaiseg.errors import DataError
 from xaiseg.subject import Boxes, Prediction
@@ -25,6 +27,31 @@ def iou(a, b):
 def random_boxes(rng, count):
     corner = rng.uniform(0, 30, (count, 2))
     return np.concatenate([corner, corner + rng.uniform(8, 22, (count, 2))], axis=1)
+
+
+def test_pixels_that_the_mask_leaves_open_count_for_nothing():
+    reference = np.zeros((60, 60), np.uint8)
+    reference[5:55, 5:55] = 255
+    reference[20:30, 20:30] = 1
+    case = Case(CaseRef("a", "a"), np.zeros((1, 60, 60), np.float32), reference)
+    labels = np.zeros((60, 60), np.int64)
+    labels[10:50, 10:50] = 1
+    things = things_of(case, boxes=False)
+    got = read_masks(Prediction(labels, None), things, None, None, ignored_pixels(case))
+    assert (got.answers[0].overlap, got.answers[0].found, got.false) == (1.0, True, 0.0)
+    assert read_masks(Prediction(labels, None), things, None, None).answers[0].found is False
+    assert ignored_pixels(replace(case, reference=(reference == 1).astype(np.uint8))) is None
+
+
+def test_an_outline_that_draws_nothing_gives_way_to_its_box():
+    line = np.array([[20.0, 20], [20, 20], [20, 20]], np.float32)
+    boxes = np.array([[20, 20, 40, 40, 0], [11.5, 20, 12.5, 40, 0], [70, 70, 80, 80, 0]], np.float32)
+    case = Case(CaseRef("a", "a"), np.zeros((1, 60, 60), np.float32), boxes=boxes, outlines=((line,), (), ()))
+    found = things_of(case, boxes=True)
+    assert [int(thing.region.sum()) for thing in found] == [400, 1]
+    far = line + np.array([[0, 0], [0, 5], [9000, 0]], np.float32)
+    with pytest.raises(DataError, match="a: an outline cannot be drawn"):
+        things_of(replace(case, outlines=((far,), (), ())), boxes=True)
 
 
 @pytest.mark.parametrize("seed", range(8))

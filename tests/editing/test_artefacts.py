@@ -75,3 +75,10 @@ def test_an_unknown_mark_is_named():
     image, taken = scene()
     with pytest.raises(UsageError, match="did you mean 'ruler'"):
         plant(image, "rulers", taken, np.random.default_rng(0))
+
+
+def test_a_frame_needs_something_inside():
+    for side in (1, 2, 4):
+        image = np.full((1, 50, side), 0.5, np.float32)
+        assert plant(image, "border", np.zeros((50, side), bool), np.random.default_rng(0)) is None
+    assert plant(np.full((1, 50, 6), 0.5, np.float32), "border", np.zeros((50, 6), bool), np.random.default_rng(0))

@@ -188,7 +188,9 @@ def _totals(held: Found, target: str, survey: dict[str, np.ndarray], tables: Tab
     nothing = np.full(len(held.cases), "", dtype=object)
     chance, ground = survey.get("probability", nothing), survey.get("footprint", nothing)
     sample: Sample | str | None = None
-    if not (ground == "disjoint").all() or (chance == "").any():
+    if tables.facts.get("limit") is not None or len(held.cases) < len(tables.cases):
+        sample = f"only {len(held.cases)} of the images were looked at (--limit, or cases: sample of the check)"
+    elif not (ground == "disjoint").all() or (chance == "").any():
         sample = f"{_NOT_ANIMALS}: the sidecar does not declare for every tile that its footprint is disjoint and with "
         sample += "which probability it was drawn"
     elif "drawn" in survey or "draws" in survey:

@@ -21,6 +21,7 @@ from xaiseg.checks.shortcut_reading import (
     Reading,
     Thing,
     ignored_boxes,
+    ignored_pixels,
     occupied,
     read_boxes,
     read_masks,
@@ -132,7 +133,7 @@ class Asker:
     def __post_init__(self) -> None:
         self.things = things_of(self.case, boxes=self._boxes)
         held = self.context.detections() if self._boxes else self.context.prediction()
-        self.clean = self._read(held, self.things, None).answers
+        self.clean = self._read(held, self.things).answers
         self.taken = widened(occupied(self.case, self.things), self.params.margin_px)
 
     @property
@@ -189,13 +190,17 @@ class Asker:
 
     def fillings(self, made: Iterable[Trial | Row]) -> Iterator[Row]:
         """The rows of what :meth:`filling` returns."""
-        trials: list[Trial] = []
-        for one in made:
-            if isinstance(one, Trial):
-                trials.append(one)
-            else:
-                yield one
-        yield from self.rows(trials)
+        aside: list[Row] = []
+
+        def trials() -> Iterator[Trial]:  # one after another: all edits of a large image at once take gigabytes
+            for one in made:
+                if isinstance(one, Trial):
+                    yield one
+                else:
+                    aside.append(one)
+
+        yield from self.rows(trials())
+        yield from aside
 
     def rows(self, trials: Iterable[Trial]) -> Iterator[Row]:
         """Predicts edits and shams, a batch at a time, and says what became of each object."""
@@ -209,8 +214,8 @@ class Asker:
             held = self.context.detect(ordered) if self._boxes else self.context.predict(ordered)
             answers: dict[int, Boxes | Prediction] = dict(zip(images, held, strict=True))
             for trial in batch:
-                edit = self._read(answers[id(trial.edit)], trial.edit_things or self.things, trial.where)
-                sham = self._read(answers[id(trial.sham)], trial.sham_things or self.things, trial.where)
+                edit = self._read(answers[id(trial.edit)], trial.edit_things or self.things, trial)
+                sham = self._read(answers[id(trial.sham)], trial.sham_things or self.things, trial)
                 yield from self._rows(trial, edit, sham)
 
     def _rows(self, trial: Trial, edit: Reading, sham: Reading) -> Iterator[Row]:
@@ -249,13 +254,16 @@ class Asker:
         windows = [around(image, (things or self.things)[number].region, _ROUND) for image, things in held]
         return shown(windows, self.context.facts["value_range"])
 
-    def _read(self, held: Boxes | Prediction, things: Sequence[Thing], where: np.ndarray | None) -> Reading:
+    def _read(self, held: Boxes | Prediction, things: Sequence[Thing], trial: Trial | None = None) -> Reading:
+        where = None if trial is None else trial.where
         if isinstance(held, Boxes):
             threshold = float(self.context.facts["threshold"])
             return read_boxes(
                 held, things, ignored_boxes(self.case), threshold, self.params.match, self.params.match_iou, where
             )
-        return read_masks(held, things, self.params.match_iou, where)
+        # A shifted image has its ignored pixels elsewhere; in it and in its sham nothing is left open.
+        shifted = trial is not None and trial.sham_things is not None
+        return read_masks(held, things, self.params.match_iou, where, None if shifted else ignored_pixels(self.case))
 
 
 def around(image: np.ndarray, region: np.ndarray, times: float) -> np.ndarray:

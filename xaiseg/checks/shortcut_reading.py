@@ -73,17 +73,20 @@ def things_of(case: Case, *, boxes: bool) -> tuple[Thing, ...]:
     """The objects of a case that lie in the image: its boxes, or the components of each class of its mask.
 
     Raises:
-        DataError: the case has no reference of that kind.
+        DataError: the case has no reference of that kind, or an outline lies far outside the image.
     """
     if boxes:
         if case.boxes is None:
             raise DataError("the image has no reference boxes", where=case.id)
         outlines = case.outlines or ((),) * len(case.boxes)
-        found = [
-            Thing(int(box[4]), outlined(polygons, box[:4], case.shape), (box[:4].astype(np.float64),))
-            for box, polygons in zip(case.boxes, outlines, strict=True)
-            if box[4] != IGNORE
-        ]
+        try:
+            found = [
+                Thing(int(box[4]), outlined(polygons, box[:4], case.shape), (box[:4].astype(np.float64),))
+                for box, polygons in zip(case.boxes, outlines, strict=True)
+                if box[4] != IGNORE
+            ]
+        except ValueError as error:
+            raise DataError(f"an outline cannot be drawn ({error})", where=case.id) from error
         return tuple(thing for thing in found if thing.region.any())
     if case.reference is None:
         raise DataError("the image has no reference mask", where=case.id)
@@ -93,6 +96,12 @@ def things_of(case: Case, *, boxes: bool) -> tuple[Thing, ...]:
         regions = (numbers == number for number in range(1, count + 1))
         found += [Thing(label, region, (np.array(bounds_of(region), dtype=np.float64),)) for region in regions]
     return tuple(found)
+
+
+def ignored_pixels(case: Case) -> np.ndarray | None:
+    """(H, W) bool, or None where the mask leaves nothing open."""
+    ignored = None if case.reference is None else case.reference == masks.IGNORE
+    return ignored if ignored is not None and ignored.any() else None
 
 
 def ignored_boxes(case: Case) -> np.ndarray:
@@ -162,7 +171,13 @@ def _centre_in(corners: np.ndarray, where: np.ndarray) -> float:
     return float(where[rows, columns].any())
 
 
-def read_masks(held: Prediction, things: Sequence[Thing], least: float | None, where: np.ndarray | None) -> Reading:
+def read_masks(
+    held: Prediction,
+    things: Sequence[Thing],
+    least: float | None,
+    where: np.ndarray | None,
+    ignored: np.ndarray | None = None,
+) -> Reading:
     """Predicted components against objects, with the mean probability over each object.
 
     Args:
@@ -171,20 +186,22 @@ def read_masks(held: Prediction, things: Sequence[Thing], least: float | None, w
         things: the objects.
         least: IoU from which on the component that fits best finds the object.
         where: (H, W) bool or None: which share of it is predicted foreground?
+        ignored: (H, W) bool or None: pixels that the reference leaves open count for nothing.
     """
     answers = []
-    numbered = {label: masks.components(held.labels == label)[0] for label in {thing.label for thing in things}}
+    labels = held.labels if ignored is None else np.where(ignored, 0, held.labels)
+    numbered = {label: masks.components(labels == label)[0] for label in {thing.label for thing in things}}
     sizes = {label: np.bincount(numbers.ravel())[1:] for label, numbers in numbered.items()}
-    covered = np.zeros(held.labels.shape, dtype=bool)
+    covered = np.zeros(labels.shape, dtype=bool)
     for thing in things:
         numbers, region = numbered[thing.label], thing.region
         covered |= region
         shared = np.bincount(numbers[region])[1:]
         union = sizes[thing.label][: len(shared)] + int(region.sum()) - shared
         overlap = float((shared / union).max()) if len(shared) else 0.0
-        map_ = held.labels == thing.label if held.probabilities is None else held.probabilities[thing.label]
+        map_ = labels == thing.label if held.probabilities is None else held.probabilities[thing.label]
         confidence = float(map_[region].mean()) if region.any() else 0.0
         answers.append(Answer(confidence, overlap, found=overlap >= (COMPONENT_IOU if least is None else least)))
-    foreground = held.labels > 0
+    foreground = labels > 0
     false = float((foreground & ~covered).mean())
     return Reading(tuple(answers), false, None if where is None else float(foreground[where].mean()))

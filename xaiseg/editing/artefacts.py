@@ -88,7 +88,8 @@ def plant(
         raise UsageError(f"'{kind}' is not an artefact", where="artefact", then=did_you_mean(kind, REGISTRY))
     mark = REGISTRY[kind]((image.shape[1], image.shape[2]))
     if mark.framed:
-        return _framed(image, mark, value_range)
+        drawn = np.isfinite(mark.paint)
+        return _framed(image, mark, value_range) if drawn.any() and not drawn.all() else None
     height, width = mark.paint.shape
     if height > image.shape[1] or width > image.shape[2]:
         return None
@@ -164,7 +165,7 @@ def _calipers(shape: tuple[int, int]) -> Mark:
 @_artefact("border")
 def _border(shape: tuple[int, int]) -> Mark:
     """A black frame with a thin white line at its inner edge."""
-    width = max(2, round(0.03 * min(shape)))
+    width = min(max(2, round(0.03 * min(shape))), min(shape) // 2)
     paint = np.full(shape, np.nan, dtype=np.float32)
     for depth in range(width):
         edge = 1.0 if depth == width - 1 else 0.0

@@ -10,7 +10,7 @@ from xaiseg.data.rle import polygon_to_mask
 
 
 def outlined(polygons: Sequence[np.ndarray], box: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The region of an object: its polygons, or its box where there are none.
+    """The region of an object: its polygons, or its box where there are none or where they draw no pixel.
 
     Args:
         polygons: each (P, 2) x, y in pixels; what lies outside the image is cut off.
@@ -18,7 +18,10 @@ def outlined(polygons: Sequence[np.ndarray], box: np.ndarray, shape: tuple[int, 
         shape: (H, W).
 
     Returns:
-        (H, W) bool.
+        (H, W) bool, with a pixel at least of every box that meets the image.
+
+    Raises:
+        ValueError: a polygon lies far outside the image.
 
     >>> outlined((), np.array([1, 0, 3, 1]), (2, 4)).astype(int).tolist()
     [[0, 1, 1, 0], [0, 0, 0, 0]]
@@ -26,9 +29,13 @@ def outlined(polygons: Sequence[np.ndarray], box: np.ndarray, shape: tuple[int, 
     region = np.zeros(shape, dtype=bool)
     for polygon in polygons:
         region |= polygon_to_mask([float(value) for value in np.asarray(polygon).ravel()], shape)
-    if not polygons:
+    if not region.any():
         left, top, right, bottom = (max(round(float(value)), 0) for value in box)
         region[top:bottom, left:right] = True
+    meets = box[0] < shape[1] and box[1] < shape[0] and box[2] > 0 and box[3] > 0
+    if not region.any() and meets:  # narrower than a pixel
+        row, column = int((box[1] + box[3]) / 2), int((box[0] + box[2]) / 2)
+        region[min(max(row, 0), shape[0] - 1), min(max(column, 0), shape[1] - 1)] = True
     return region
 
 
