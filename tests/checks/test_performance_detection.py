@@ -281,7 +281,7 @@ def test_false_positives_are_gated_on_known_empty_tiles_alone():
     empty = estimate_of(quantities(ID, none)[metric], none)
     assert empty.value is None
     assert not empty.missing
-    assert empty.reason.startswith("0 un-augmented known-empty tiles")
+    assert empty.reason.startswith("0 tiles that are known to be empty")
 
 
 def test_false_positives_a_square_kilometre():
