@@ -59,6 +59,10 @@ def test_neighbours_are_watched():
     np.testing.assert_allclose(values(found, "neighbour_effect", "telea"), [0.3, 0.3], atol=1e-6)
     indifferent = named(ID, measured(ID, honest(), case, params=params), [case], params)
     np.testing.assert_allclose(values(indifferent, "neighbour_effect", "telea"), 0.0, atol=1e-6)
+    # With its margin each takes a part of the other away, which says nothing about company.
+    touching = tile("c2", ((20, 20), (20, 29)))
+    close = named(ID, measured(ID, Habit(shy), touching, params=params), [touching], params)
+    assert "two objects" in close[("neighbour_effect", "", "removal", "telea")].missing
     alone = tile("c1")
     lonely = named(ID, measured(ID, honest(), alone, params=params), [alone], params)
     assert "two objects" in lonely[("neighbour_effect", "", "removal", "telea")].missing

@@ -97,6 +97,7 @@ class Trial:
         number: position of the edited object, or None where the edit concerns all objects and the image.
         edit_things, sham_things: where the objects are then; None = where they were.
         where: (H, W) bool, the place at which answers are counted, or None.
+        filled: (H, W) bool, what the edit fills in, or None; an object of which it takes a part is no neighbour.
     """
 
     factor: str
@@ -107,6 +108,7 @@ class Trial:
     edit_things: tuple[Thing, ...] | None = None
     sham_things: tuple[Thing, ...] | None = None
     where: np.ndarray | None = None
+    filled: np.ndarray | None = None
 
 
 @dataclass(eq=False)
@@ -186,7 +188,7 @@ class Asker:
         things = None
         if hidden:
             things = (*self.things[:number], self.things[number].without(region), *self.things[number + 1 :])
-        return Trial(factor, level, edit, sham, number, edit_things=things)
+        return Trial(factor, level, edit, sham, number, edit_things=things, filled=region)
 
     def fillings(self, made: Iterable[Trial | Row]) -> Iterator[Row]:
         """The rows of what :meth:`filling` returns."""
@@ -241,9 +243,16 @@ class Asker:
         """Only where one object is edited and the others are what and where they were."""
         if trial.number is None or trial.edit_things is not None:
             return None
-        others = [index for index, answer in enumerate(self.clean) if answer.found and index != trial.number]
+        others = [
+            index
+            for index, answer in enumerate(self.clean)
+            if answer.found and index != trial.number and not self._is_filled(trial, index)
+        ]
         changes = [edit.answers[index].confidence - sham.answers[index].confidence for index in others]
         return float(np.mean(changes)) if changes else None
+
+    def _is_filled(self, trial: Trial, index: int) -> bool:
+        return trial.filled is not None and bool((self.things[index].region & trial.filled).any())
 
     def _pictures(self, trial: Trial, number: int, edit: Answer, sham: Answer) -> Row:
         """The surroundings of the first telling object of the case, as it is, in the edit and in the sham."""

@@ -95,13 +95,14 @@ class ShortcutObject:
             )  # fmt: skip
             watched = held[held["neighbour"].notna()]
             if watched.empty:
-                why = "no image holds two objects that are found"
+                why = "no image holds two objects that are found and lie apart"
                 yield missing("neighbour_effect", why, factor=FACTOR, level=kind)
                 continue
             yield Quantity(
                 "neighbour_effect", "mean", watched["case"].to_numpy(dtype=object),
                 watched["neighbour"].to_numpy(dtype=np.float64), of="object", factor=FACTOR, level=kind, weigh="case",
-                bounds=DIFFERENCE, note="mean confidence of the other objects, after removal minus after its sham",
+                bounds=DIFFERENCE,
+                note="mean confidence of the other objects that the edit leaves whole, removal minus sham",
             )  # fmt: skip
         if params.lift:
             yield _lift(rows[rows["factor"] == LIFT])

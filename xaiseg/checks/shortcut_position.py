@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ID: Final = "shortcut.position"
 EDGE: Final = "place"
 HIDDEN: Final = "hidden"
-NO_WAY: Final = "objects that touch an edge, or lie where no equal shift keeps it inside"
+NO_WAY: Final = "objects that touch an edge, or lie where no equal shift keeps them inside"
 
 
 @dataclass(frozen=True)
