@@ -319,7 +319,8 @@ def _proportion_size(requirement: Requirement, decision: Decision, phrase: Phras
     if not 0.0 < bad < 1.0:
         return "unknown: a share of 0 or 1 cannot be shown by any sample"
     counts = " / ".join(str(n_for_proportion(bad, misses, decision.alpha)) for misses in range(3))
-    words = f"needs {counts} {phrase.of}{where} to show it at 0 / 1 / 2 {phrase.events}"
+    # Without any event nothing tells how alike those of a cluster are, and each cluster counts as one.
+    words = f"needs {counts} {phrase.of}{where}, each of another cluster, to show it at 0 / 1 / 2 {phrase.events}"
     assumed = requirement.assume.get("value")
     if assumed is None:
         return words
