@@ -22,5 +22,8 @@ def tiles(
     """Cuts large pictures and their boxes into tiles; the tiles of a picture stay together as one cluster."""
     from xaiseg.data.mosaics import Cut, cut_folder
 
-    count = cut_folder(data, out, Cut(size, overlap))
-    typer.echo(f"wrote {count} tiles to {out}")
+    written = cut_folder(data, out, Cut(size, overlap))
+    typer.echo(f"wrote {written.tiles} tiles to {out}")
+    if lost := written.unlisted:
+        shown = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
+        typer.echo(f"not cut, since the COCO file does not list them: {len(lost)} ({shown})")

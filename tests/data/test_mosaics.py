@@ -10,6 +10,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from xaiseg.cli import main
 from xaiseg.data import mosaics
 from xaiseg.data.case import ImageSpec
 from xaiseg.data.mosaics import Cut, cut_folder, tiles
@@ -93,7 +94,7 @@ def world(folder):
 
 
 def test_a_cut_folder_can_be_audited(tmp_path):
-    assert cut_folder(world(tmp_path / "big"), tmp_path / "small", Cut(100)) == 15
+    assert cut_folder(world(tmp_path / "big"), tmp_path / "small", Cut(100)).tiles == 15
     entry = entry_from_folder(tmp_path / "small")
     spec = ImageSpec(3, classes=("seal",), task="detection")
     data = open_dataset("test", entry, root=tmp_path, spec=spec)
@@ -168,7 +169,7 @@ def test_pictures_without_labels_become_tiles_without_labels(tmp_path):
     for name in ("a", "b"):
         Image.fromarray(picture(shape=(100, 150))).save(folder / f"{name}.png")
     (folder / "meta.csv").write_text("id,habitat\na,ice\n", encoding="utf-8")
-    assert cut_folder(folder, tmp_path / "small", Cut(100)) == 4
+    assert cut_folder(folder, tmp_path / "small", Cut(100)).tiles == 4
     assert not (tmp_path / "small" / "annotations.json").exists()
     table = (tmp_path / "small" / "meta.csv").read_text(encoding="utf-8").splitlines()
     assert table[0] == "id,habitat,group,mosaic"
@@ -193,6 +194,74 @@ def test_the_only_coco_file_is_found_by_any_name(tmp_path):
     (folder / "annotations.json").rename(folder / "seals.json")
     cut_folder(folder, tmp_path / "small", Cut(100))
     assert (tmp_path / "small" / "annotations.json").is_file()
+
+
+def document_of(folder):
+    return json.loads((folder / "annotations.json").read_text(encoding="utf-8"))
+
+
+def with_document(folder, **parts):
+    """The folder, with other fields of its image and its annotation, or other lists altogether."""
+    document = document_of(folder)
+    document["images"][0] |= parts.pop("image", {})
+    document["annotations"][0] |= parts.pop("thing", {})
+    (folder / "annotations.json").write_text(json.dumps(document | parts), encoding="utf-8")
+    return folder
+
+
+SEAL = {"id": 1, "image_id": 5, "category_id": 3, "bbox": [95, 20, 30, 12]}
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"thing": {"image_id": "5"}}, r"1: this image is not listed\. Got: 5\. .*number and not as text"),
+        ({"annotations": [SEAL, SEAL]}, "two annotations have the same id"),
+        ({"images": [{"id": 5, "file_name": name} for name in ("a/m.png", "b.png")]}, "two images have the same id"),
+        ({"images": [{"id": 5, "file_name": "../m.png"}]}, "leaves the folder of images"),
+        ({"thing": {"bbox": [300, 200, 340, 240]}}, "read like corners"),
+        ({"thing": {"bbox": [0.2, 0.2, 0.1, 0.1]}}, "read like shares"),
+        ({"thing": {"bbox": [95, 20, -30, 12]}}, r"annotations\.json: the box of annotation 1 is no box"),
+        ({"thing": {"bbox": [95, 20, 30]}}, r"annotations\.json: the box of annotation 1 is no box"),
+        ({"thing": {"bbox": 95}}, r"annotations\.json: the box of annotation 1 is no box"),
+        ({"thing": {"bbox": [500, 20, 30, 12]}}, r"m\.png: the box of annotation 1 lies mostly outside"),
+        ({"thing": {"segmentation": [[1, 2, 3]]}}, "the outline of annotation 1 cannot be drawn"),
+        ({"thing": {"bbox": [], "segmentation": [[500, 0, 510, 0, 510, 10]]}}, "outline of annotation 1 lies outside"),
+        ({"image": {"width": 820, "height": 600}}, r"m\.png: .*another size.* Got: 300 x 410\. Allowed: 600 x 820"),
+    ],
+)
+def test_what_the_reader_refuses_is_not_cut(tmp_path, parts, message):
+    with pytest.raises((UsageError, DataError), match=message):
+        cut_folder(with_document(world(tmp_path / "big"), **parts), tmp_path / "small", Cut(100))
+    assert not (tmp_path / "small").exists(), "nothing was written"
+
+
+def test_the_size_of_a_turned_picture_is_that_of_its_tiles(tmp_path):
+    folder = world(tmp_path / "big")
+    turned = Image.fromarray(picture(shape=(410, 300)))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(folder / "images" / "a" / "m.png", exif=exif)
+    assert cut_folder(folder, tmp_path / "small", Cut(100)).tiles == 15
+
+
+def test_pictures_that_are_not_listed_are_said(capsys, tmp_path):
+    folder = world(tmp_path / "big")
+    for name in ("n1.png", "n2.png", "n3.png", "n4.png"):
+        Image.fromarray(picture(shape=(40, 40))).save(folder / "images" / "a" / name)
+    with pytest.raises(SystemExit):
+        main(["tiles", str(folder), "--out", str(tmp_path / "small"), "--size", "100"])
+    said = capsys.readouterr().out
+    assert "wrote 15 tiles" in said
+    assert "the COCO file does not list them: 4 (a/n1.png, a/n2.png, a/n3.png and 1 more)" in " ".join(said.split())
+
+
+def test_tiles_of_two_pictures_are_never_written_over_one_another(tmp_path):
+    folder = world(tmp_path / "big")
+    Image.fromarray(picture()).save(folder / "images" / "a_m.png")
+    images = [*document_of(folder)["images"], {"id": 6, "file_name": "a_m.png"}]
+    with pytest.raises(UsageError, match=r"tiles of the same name\. Got: a/m\.png, a_m\.png"):
+        cut_folder(with_document(folder, images=images), tmp_path / "small", Cut(100))
 
 
 def test_overlapping_tiles_say_so_and_nothing_is_written_over(tmp_path):

@@ -67,11 +67,7 @@ class CocoReader:
         # Another entry's file, beside model.yaml, does not stand for one that is missing here.
         file = place.find(entry.annotations) if entry.annotations else place.base / "annotations.json"
         document = read_coco(file)
-        images = {_id(image, file): image for image in document["images"]}
-        if len(images) < len(document["images"]):
-            raise UsageError("two images have the same file_name (without suffix)", where=file)
-        if not images:
-            raise NothingToAudit("this file lists no image", where=file)
+        images = images_of(document, file)
         rows, source = _rows(entry, place, file, images)
         require_columns(entry, {column for row in rows.values() for column in row}, source)
         things = _things(document, entry, spec, file)
@@ -85,21 +81,23 @@ class CocoReader:
                 image=str(folder / images[id]["file_name"]),
                 reference=str(file),
                 reader2=reader2.of(id) if reader2 else None,
-                extra={"size": _size(images[id]), "things": tuple(things.get(images[id]["id"], ())), "masks": masks},
+                extra={
+                    "size": declared_size(images[id]),
+                    "things": tuple(things.get(images[id]["id"], ())),
+                    "masks": masks,
+                },
                 **described(entry, id, rows[id], source),
             )
             for id in chosen(entry, images, rows, source)
         ]
-        lost = _not_listed(folder, images.values())
+        lost = not_listed(folder, images.values())
         return Index(cases, entry.cluster, entry.path or str(file), unmatched=lost, filtered=len(images) - len(cases))
 
     def load(self, entry: DataEntry, ref: CaseRef, spec: ImageSpec) -> Case:
         """Decodes the image; draws its annotations where a segmentation model needs masks."""
         path = Path(ref.image)
         image, shape = boxed_case(ref, entry, spec)
-        if ref.extra["size"] not in (None, shape):
-            what = "the image has another size than the annotations say"
-            raise DataError(what, where=path, got=_by(shape), allowed=_by(ref.extra["size"]))
+        refuse_other_size(ref.extra["size"], shape, path)
         things: Sequence[Thing] = ref.extra["things"]
         masks = ref.extra["masks"]
         drawn = [_outline(thing, shape, path) if masks or thing.bbox is None else None for thing in things]
@@ -144,6 +142,46 @@ def read_coco(file: Path) -> Mapping[str, Any]:
     return dict(document)
 
 
+def images_of(document: Mapping[str, Any], file: Path) -> dict[str, Mapping[str, Any]]:
+    """The images by their id: ``file_name`` without suffix.
+
+    Raises:
+        UsageError: two have the same, or one leaves the folder of images.
+        NothingToAudit: there is none.
+    """
+    images = {_id(image, file): image for image in document["images"]}
+    if len(images) < len(document["images"]):
+        raise UsageError("two images have the same file_name (without suffix)", where=file)
+    if not images:
+        raise NothingToAudit("this file lists no image", where=file)
+    return images
+
+
+def annotations_of(document: Mapping[str, Any], file: Path) -> dict[Any, list[tuple[str, Mapping[str, Any]]]]:
+    """``id`` of an image -> its annotations, each after the words that name it in a message ("annotation 17").
+
+    Raises:
+        UsageError: an annotation of an unknown image, or an id that stands twice.
+    """
+    known = {image["id"] for image in document["images"]}
+    if len(known) < len(document["images"]):
+        raise UsageError("two images have the same id", where=file)
+    ids = [item["id"] for item in document["annotations"] if isinstance(item.get("id"), int | str)]
+    if len(set(ids)) < len(ids):
+        twice = next(id for id, count in Counter(ids).items() if count > 1)
+        raise UsageError("two annotations have the same id", where=file, got=twice, then="Number them anew")
+    found: dict[Any, list[tuple[str, Mapping[str, Any]]]] = defaultdict(list)
+    for position, item in enumerate(document["annotations"]):
+        where, image = f"annotation {item.get('id', position)}", item["image_id"]
+        if image not in known:
+            # "1" is not 1, and nobody knows whether it is meant
+            alike = str(image) in map(str, known)
+            then = "An image has this id as a number and not as text, or the other way round" if alike else None
+            raise UsageError("this image is not listed", where=f"{file}: {where}", got=image, then=then)
+        found[image].append((where, item))
+    return found
+
+
 def image_rows(document: Mapping[str, Any], file: Path) -> Rows:
     """Columns that the images themselves have: fields besides COCO's own whose value is text or a number.
 
@@ -167,7 +205,7 @@ def _id(image: Mapping[str, Any], file: Path) -> str:
     return ways[0].with_suffix("").as_posix()
 
 
-def _not_listed(folder: Path, images: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+def not_listed(folder: Path, images: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     """Images that lie beside those of the file, which nobody says to be empty: they are no negatives."""
     listed = {(folder / image["file_name"]).as_posix() for image in images}
     beside = sorted({Path(name).parent for name in listed})
@@ -179,8 +217,20 @@ def _not_listed(folder: Path, images: Iterable[Mapping[str, Any]]) -> tuple[str,
     )
 
 
-def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
+def declared_size(image: Mapping[str, Any]) -> tuple[int, int] | None:
+    """(H, W) that the file states of an image, or None."""
     return (image["height"], image["width"]) if "height" in image and "width" in image else None
+
+
+def refuse_other_size(declared: tuple[int, int] | None, shape: tuple[int, int], path: Path) -> None:
+    """Stops where a picture is not as large as the annotations say: their boxes are those of another one.
+
+    Raises:
+        DataError: another size (H, W).
+    """
+    if declared is not None and declared != shape:
+        what = "the image has another size than the annotations say"
+        raise DataError(what, where=path, got=_by(shape), allowed=_by(declared))
 
 
 def _rows(entry: DataEntry, place: Place, file: Path, images: Mapping[str, Mapping[str, Any]]) -> tuple[Rows, Path]:
@@ -197,22 +247,14 @@ def _things(document: Mapping[str, Any], entry: DataEntry, spec: ImageSpec, file
         UsageError: an annotation of an unknown image or of a category that is no class, or an id that stands twice.
     """
     names = {category["id"]: str(category["name"]) for category in document["categories"]}
-    known = {image["id"] for image in document["images"]}
-    if len(known) < len(document["images"]):
-        raise UsageError("two images have the same id", where=file)
-    found: dict[Any, list[Thing]] = defaultdict(list)
-    ids = [item["id"] for item in document["annotations"] if isinstance(item.get("id"), int | str)]
-    if len(set(ids)) < len(ids):
-        twice = next(id for id, count in Counter(ids).items() if count > 1)
-        raise UsageError("two annotations have the same id", where=file, got=twice, then="Number them anew")
-    for position, item in enumerate(document["annotations"]):
-        where = f"annotation {item.get('id', position)}"
-        if item["image_id"] not in known:
-            raise UsageError("this image is not listed", where=f"{file}: {where}", got=item["image_id"])
-        index = _class_index(item["category_id"], names, entry.labels or {}, spec, f"{file}: {where}")
-        crowd = bool(item.get("iscrowd"))
-        outline = item.get("segmentation") or None
-        found[item["image_id"]].append(Thing(IGNORE if crowd else index, item.get("bbox") or None, outline, where))
+    found: dict[Any, list[Thing]] = {}
+    for image, items in annotations_of(document, file).items():
+        found[image] = []
+        for where, item in items:
+            index = _class_index(item["category_id"], names, entry.labels or {}, spec, f"{file}: {where}")
+            crowd = bool(item.get("iscrowd"))
+            outline = item.get("segmentation") or None
+            found[image].append(Thing(IGNORE if crowd else index, item.get("bbox") or None, outline, where))
     return found
 
 
@@ -234,16 +276,24 @@ def _class_index(
 
 def _refuse_corners(things: Mapping[Any, Sequence[Thing]], images: Mapping[str, Mapping[str, Any]], file: Path) -> None:
     """Refuses boxes that are corners or shares; where the file states no sizes, each image tells when it is loaded."""
-    boxes, sizes = [], []
-    for image in images.values():
-        size = _size(image)
-        for thing in things.get(image["id"], ()) if size else ():
-            if thing.bbox is not None and size is not None and _numbers(thing.bbox) is not None:
-                boxes.append(thing.bbox)
-                sizes.append(size)
-    refuse_corners(boxes, sizes, file)
-    every = (thing.bbox for each in things.values() for thing in each if thing.bbox is not None)
-    refuse_shares([numbers for bbox in every if (numbers := _numbers(bbox)) is not None], file)
+    sizes = {image["id"]: declared_size(image) for image in images.values()}
+    refuse_odd_boxes(((thing.bbox, sizes[id]) for id, each in things.items() for thing in each), file)
+
+
+def refuse_odd_boxes(boxes: Iterable[tuple[Sequence[Any] | None, tuple[int, int] | None]], file: Path) -> None:
+    """Refuses boxes that are corners, or shares of the sides, as far as all of them together tell.
+
+    Args:
+        boxes: ``bbox`` of every annotation, or None, and the (H, W) of its image, or None where nobody states it.
+        file: for the message.
+
+    Raises:
+        UsageError: they are not x, y, width, height in pixels.
+    """
+    known = [(numbers, size) for bbox, size in boxes if bbox is not None and (numbers := _numbers(bbox)) is not None]
+    sized = [(numbers, size) for numbers, size in known if size is not None]
+    refuse_corners([numbers for numbers, _ in sized], [size for _, size in sized], file)
+    refuse_shares([numbers for numbers, _ in known], file)
 
 
 def _are_masks(things: Mapping[Any, Sequence[Thing]], spec: ImageSpec) -> bool:
@@ -275,26 +325,54 @@ def _outline(thing: Thing, shape: tuple[int, int], path: Path) -> np.ndarray | N
 
 def _labelled(thing: Thing, drawn: np.ndarray | None, path: Path) -> Labelled:
     """Corners, class and polygons of one annotation; without a box, that of its outline."""
-    try:
-        parts = [] if isinstance(thing.outline, Mapping) or not thing.outline else list(thing.outline)
-        outline = tuple(polygon(part) for part in parts)
-    except (ValueError, TypeError) as error:
-        raise DataError(f"the outline of {thing.where} cannot be drawn ({error})", where=path) from error
+    outline = outline_of(thing.outline, thing.where, path)
     if thing.bbox is None:
         if drawn is None or not drawn.any():
             raise DataError(f"{thing.where} has neither a box nor an outline with pixels", where=path)
         rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
         corners = float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
         return Labelled(corners, thing.index, thing.where, outline)
-    numbers = _numbers(thing.bbox)
+    return Labelled(corners_of(thing.bbox, thing.where, path), thing.index, thing.where, outline)
+
+
+def outline_of(outline: Any, where: str, path: Path) -> tuple[np.ndarray, ...]:
+    """The polygons (P, 2) of a ``segmentation``; none of run lengths, or where it is None.
+
+    Raises:
+        DataError: one of them is no polygon.
+    """
+    try:
+        parts = [] if isinstance(outline, Mapping) or not outline else list(outline)
+        return tuple(polygon(part) for part in parts)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"the outline of {where} cannot be drawn ({error})", where=path) from error
+
+
+def corners_of(bbox: Sequence[Any], where: str, path: Path) -> tuple[float, float, float, float]:
+    """x0, y0, x1, y1 of a ``bbox``.
+
+    Args:
+        bbox: x, y, width, height.
+        where: "annotation 17".
+        path: the file that the message names.
+
+    Raises:
+        DataError: it has not four finite numbers, or no size.
+
+    >>> corners_of([2, 3, 10, 20], "annotation 17", Path("a.json"))
+    (2.0, 3.0, 12.0, 23.0)
+    """
+    numbers = _numbers(bbox)
     if numbers is None or min(numbers[2:]) <= 0:
         allowed = "x, y, width, height with a positive size"
-        raise DataError(f"the box of {thing.where} is no box", where=path, got=thing.bbox, allowed=allowed)
+        raise DataError(f"the box of {where} is no box", where=path, got=bbox, allowed=allowed)
     x, y, width, height = numbers
-    return Labelled((x, y, x + width, y + height), thing.index, thing.where, outline)
+    return x, y, x + width, y + height
 
 
 def _numbers(bbox: Sequence[Any]) -> list[float] | None:
+    if not isinstance(bbox, list | tuple):
+        return None
     numbers = [float(value) for value in bbox if isinstance(value, int | float) and math.isfinite(value)]
     return numbers if len(numbers) == len(bbox) == 4 else None
 

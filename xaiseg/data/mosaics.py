@@ -6,29 +6,27 @@ JPEG have no such access: Pillow decodes them as a whole, and above :data:`WHOLE
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from xaiseg.data.coco import read_coco
 from xaiseg.data.cutting import cut_things
-from xaiseg.data.files import images_by_id
-from xaiseg.data.pixels import SUFFIXES
-from xaiseg.data.readers import labels_beside, labels_in
-from xaiseg.data.sidecar import CLUSTER_COLUMNS, TRUTH, read_sidecars, spelled
+from xaiseg.data.mosaic_source import described, open_source, refuse_wrong_labels, tile_stem
 from xaiseg.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 #: Largest picture that is decoded as a whole, in megapixels: 1.2 GB of colour.
 WHOLE_MEGAPIXELS: Final = 400
 #: Fields of an image that are no columns of its own.
 _OF_COCO: Final = ("id", "file_name", "width", "height")
-#: Columns of meta.csv that are about the draw of a picture and not about its tiles.
-_OF_THE_DRAW: Final = ("count", "probability", "draw_probability", "drawn", "draws")
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,19 @@ class Cut:
         return list(range(0, max(1, length - self.overlap), self.size - self.overlap))
 
 
-def cut_folder(source: Path, out: Path, cut: Cut) -> int:
+class Written(NamedTuple):
+    """What was written.
+
+    Attributes:
+        tiles: their number.
+        unlisted: pictures that lie beside those of the COCO file and were not cut, since it does not list them.
+    """
+
+    tiles: int
+    unlisted: tuple[str, ...] = ()
+
+
+def cut_folder(source: Path, out: Path, cut: Cut) -> Written:
     """Cuts the pictures of a folder, and their boxes in COCO's format; writes ``out/images/*.png``.
 
     With labels ``out/annotations.json`` is written. Without, ``out/meta.csv`` describes the tiles: an image that COCO
@@ -74,54 +84,37 @@ def cut_folder(source: Path, out: Path, cut: Cut) -> int:
         cut: size and overlap.
 
     Returns:
-        The number of tiles.
+        The number of tiles, and the pictures that were left out.
 
     Raises:
-        UsageError: the labels are of another kind, or ``out`` is not empty.
+        UsageError: the labels are of another kind or wrong, two pictures would give tiles of one name, or ``out`` is
+            not empty.
         NothingToAudit: there is no picture.
-        DataError: a picture cannot be read, or is too large for its kind of file.
+        DataError: a picture cannot be read, is too large for its kind of file or of another size than its labels say,
+            or an annotation is wrong.
     """
-    folder = source / "images" if (source / "images").is_dir() else source
-    document, labelled = _document(source, folder)
-    rows = _described(source, document["images"])
+    held = open_source(source)
+    rows = described(source, held.images)
     if out.exists() and any(out.iterdir()):
         raise UsageError("the folder is not empty", where=out, then="Name a new one")
+    sizes = [size_of(held.folder / image["file_name"]) for image in held.images]
+    refuse_wrong_labels(held, sizes)
     (out / "images").mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for image, row in zip(document["images"], rows, strict=True):
-        things = [item for item in document["annotations"] if item["image_id"] == image["id"]]
-        for top, left, pixels in tiles(folder / image["file_name"], cut):
+    for image, row in zip(held.images, rows, strict=True):
+        things = held.of(image)
+        for top, left, pixels in tiles(held.folder / image["file_name"], cut):
             tile = _image({**row, **image}, len(images), top, left, pixels, cut)
             _save(pixels, out / "images" / tile["file_name"])
             images.append(tile)
             for box in cut_things(things, top, left, pixels.shape[:2]):
                 annotations.append({**box, "id": len(annotations) + 1, "image_id": tile["id"]})
-    if labelled:
-        _write(out, {"images": images, "annotations": annotations, "categories": document["categories"]})
+    if held.file is not None:
+        _write(out, {"images": images, "annotations": annotations, "categories": held.categories})
     else:
         _write_table(out / "meta.csv", images)
-    return len(images)
-
-
-def _document(source: Path, folder: Path) -> tuple[Mapping[str, Any], bool]:
-    """The COCO document of a folder, or one without annotations where it has no labels; and whether it has.
-
-    Raises:
-        UsageError: the folder is missing, or its labels are of another kind.
-        NothingToAudit: there is no picture.
-    """
-    if not source.is_dir():
-        raise UsageError("this folder is missing", where=source)
-    found = labels_in(source) or labels_beside(folder)
-    if (source / "masks").is_dir() or (found is not None and found[0] != "coco"):
-        got = "masks/" if found is None or found[0] == "coco" else found[0]
-        raise UsageError("labels of this kind are not cut", where=source, got=got, allowed="boxes in COCO's format",
-                         then="Convert them, or move them away to cut the pictures alone")  # fmt: skip
-    if found is not None:
-        return read_coco(source / (found[1] or "annotations.json")), True
-    names = [path.name for path in images_by_id(folder, SUFFIXES).values()]
-    return {"images": [{"id": name, "file_name": name} for name in names], "annotations": []}, False
+    return Written(len(images), held.unlisted)
 
 
 def _write_table(path: Path, images: Sequence[Mapping[str, Any]]) -> None:
@@ -136,33 +129,8 @@ def _write_table(path: Path, images: Sequence[Mapping[str, Any]]) -> None:
         table.writerows(rows)
 
 
-def _described(source: Path, images: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """What meta.csv says of each picture that is true of its tiles; the cluster, and the ground, where nobody names it.
-
-    Raises:
-        UsageError: meta.csv names a picture that is not there, or cannot be read.
-    """
-    meta = source / "meta.csv"
-    held = read_sidecars([meta]) if meta.is_file() else {}
-    stems = [Path(str(image["file_name"])).with_suffix("").as_posix() for image in images]
-    if lost := [id for id in held if id not in stems]:
-        raise UsageError("the sidecar names pictures that are not there", where=meta, got=", ".join(lost[:3]))
-    columns = {column for row in held.values() for column in row} | {column for image in images for column in image}
-    found = []
-    for stem in stems:
-        row = {column: value for column, value in held.get(stem, {}).items() if value and column not in _OF_THE_DRAW}
-        if TRUTH.get(row.get("known_empty", "").lower()) is False:
-            del row["known_empty"]  # a tile of a picture with animals may well have none
-        if not any(spelled(name, columns) for name in CLUSTER_COLUMNS):
-            row["group"] = stem.replace("/", "_")
-        if len(images) == 1:
-            row.setdefault("footprint", "disjoint")
-        found.append(row)
-    return found
-
-
 def _image(image: Mapping[str, Any], number: int, top: int, left: int, pixels: np.ndarray, cut: Cut) -> dict[str, Any]:
-    stem = Path(str(image["file_name"])).with_suffix("").as_posix().replace("/", "_")
+    stem = tile_stem(image)
     return {
         **image,
         "id": number,
@@ -185,14 +153,51 @@ def tiles(path: Path, cut: Cut) -> Iterator[tuple[int, int, np.ndarray]]:
             yield top, left, band[:, left : left + cut.size]
 
 
-def _bands(path: Path, cut: Cut) -> Iterator[tuple[int, np.ndarray]]:
-    """Rows of the picture, as high as a tile each."""
+def size_of(path: Path) -> tuple[int, int]:
+    """(H, W) of a picture as its tiles show it: upright.
+
+    Raises:
+        DataError: the file is missing or damaged, or too large to be decoded as a whole.
+    """
+    if _is_tiff(path):
+        with _tiff_page(path) as page:
+            return int(page.imagelength), int(page.imagewidth)
+    with _picture(path) as held:
+        turned = held.getexif().get(0x0112) in (5, 6, 7, 8)
+        return (held.width, held.height) if turned else (held.height, held.width)
+
+
+def _is_tiff(path: Path) -> bool:
     if not path.is_file():
         raise DataError("this file is missing", where=path)
-    if path.suffix.lower() in (".tif", ".tiff"):
+    return path.suffix.lower() in (".tif", ".tiff")
+
+
+def _bands(path: Path, cut: Cut) -> Iterator[tuple[int, np.ndarray]]:
+    """Rows of the picture, as high as a tile each."""
+    if _is_tiff(path):
         yield from _tiff_bands(path, cut)
         return
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
+
+    with _picture(path) as held:
+        upright = ImageOps.exif_transpose(held)
+        if held.mode.startswith("I;16"):
+            pixels = np.asarray(upright).astype(np.uint16)  # Pillow's conversion would cut values off at 255
+        else:
+            pixels = np.asarray(upright.convert("L" if held.mode in ("1", "L", "LA") else "RGB"))
+    for top in cut.starts(pixels.shape[0]):
+        yield top, pixels[top : top + cut.size]
+
+
+@contextlib.contextmanager
+def _picture(path: Path) -> Iterator[Image.Image]:
+    """A picture that Pillow reads, not decoded yet.
+
+    Raises:
+        DataError: it is damaged, or too large; also where that shows only in the body of the ``with``.
+    """
+    from PIL import Image
 
     Image.MAX_IMAGE_PIXELS, before = None, Image.MAX_IMAGE_PIXELS  # our own limit comes first
     try:
@@ -201,30 +206,35 @@ def _bands(path: Path, cut: Cut) -> Iterator[tuple[int, np.ndarray]]:
                 raise DataError("this picture can only be decoded as a whole, and it is too large", where=path,
                                 got=f"{held.width * held.height / 1e6:.0f} megapixels",
                                 allowed=f"{WHOLE_MEGAPIXELS} megapixels", then="Save it as TIFF")  # fmt: skip
-            upright = ImageOps.exif_transpose(held)
-            if held.mode.startswith("I;16"):
-                pixels = np.asarray(upright).astype(np.uint16)  # Pillow's conversion would cut values off at 255
-            else:
-                pixels = np.asarray(upright.convert("L" if held.mode in ("1", "L", "LA") else "RGB"))
+            yield held
     except OSError as error:
         raise DataError(f"the file cannot be decoded ({error})", where=path) from error
     finally:
         Image.MAX_IMAGE_PIXELS = before
-    for top in cut.starts(pixels.shape[0]):
-        yield top, pixels[top : top + cut.size]
 
 
 def _tiff_bands(path: Path, cut: Cut) -> Iterator[tuple[int, np.ndarray]]:
     """The same of a TIFF, of which only the strips or tiles of one band are held."""
+    with _tiff_page(path) as page:
+        rows = _mapped(path, page) or _Rolling(page)
+        for top in cut.starts(int(page.imagelength)):
+            yield top, rows.band(top, min(top + cut.size, int(page.imagelength)))
+
+
+@contextlib.contextmanager
+def _tiff_page(path: Path) -> Iterator[Any]:
+    """The picture of a TIFF, not decoded yet.
+
+    Raises:
+        DataError: it is damaged, or of a kind that is not cut; also where that shows only in the body of the ``with``.
+    """
     import tifffile
 
     try:
         with tifffile.TiffFile(path) as held:
             page = held.pages.first
             _refuse_kind(path, page)
-            rows = _mapped(path, page) or _Rolling(page)
-            for top in cut.starts(int(page.imagelength)):
-                yield top, rows.band(top, min(top + cut.size, int(page.imagelength)))
+            yield page
     except (tifffile.TiffFileError, ValueError, OSError) as error:
         raise DataError(f"the file cannot be decoded ({str(error).splitlines()[0]})", where=path) from error
 
