@@ -242,6 +242,10 @@ def test_wrong_use_is_said(capsys, world, tmp_path):
     (tiles / "meta.csv").write_text("id,count\n" + "".join(f"{path.stem},1\n" for path in tiles.glob("*.png")))
     with pytest.raises(UsageError, match=r"meta.csv has a column .* Got: count"):
         screen(world / "model.yaml", tiles, plan=Screening(5), out=tmp_path / "s.csv")
+    said = "id,Footprint\n" + "".join(f"{path.stem},overlapping\n" for path in tiles.glob("*.png"))
+    (tiles / "meta.csv").write_text(said, encoding="utf-8")
+    with pytest.raises(UsageError, match=r"meta.csv has a column .* Got: Footprint"):
+        screen(world / "model.yaml", tiles, plan=Screening(5, disjoint=True), out=tmp_path / "s.csv")
     base = ("screen", world / "model.yaml", "--draws", 5, "--out", tmp_path / "x.csv")
     assert run(capsys, *base, "--data", f"{world / 'tiles'}")[2].count("tiles=DIR") == 1
     assert "detector or random" in run(capsys, *base, "--data", f"tiles={world / 'tiles'}", "--design", "best")[2]

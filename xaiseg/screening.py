@@ -20,7 +20,7 @@ from xaiseg.data.case import CaseRef
 from xaiseg.data.entry import DataEntry
 from xaiseg.data.files import Place
 from xaiseg.data.readers import load_case, open_dataset
-from xaiseg.data.sidecar import Rows, read_rows
+from xaiseg.data.sidecar import Rows, read_rows, spelled
 from xaiseg.errors import DataError, UsageError
 from xaiseg.loading import ModelFile, load_subject, read_model_file
 from xaiseg.reports.words import listed, plural
@@ -180,10 +180,10 @@ def _table(model: ModelFile, folder: Path) -> Rows:
 
 
 def _no_own_columns(rows: Rows, plan: Screening, folder: Path) -> None:
-    """Refuses a table that has a column which the sidecar will write, before hours of counting."""
+    """Refuses a table that has a column which the sidecar will write, in any case, before hours of counting."""
     written = ["count", "probability", "draw_probability", "drawn", "draws", *["footprint"] * plan.disjoint]
     held = {column for row in rows.values() for column in row}
-    if twice := [name for name in written if name in held]:
+    if twice := [column for name in written if (column := spelled(name, held))]:
         then = "Rename it, or take it out of meta.csv"
         raise UsageError("meta.csv has a column that the sidecar gives", where=folder, got=", ".join(twice), then=then)
 

@@ -148,10 +148,46 @@ def test_tiles_carry_the_sidecar_of_their_picture(tmp_path):
     own = {"flight", "habitat", "known_empty", "spacing_mm", "probability", "group", "footprint"}
     rows = {image["file_name"]: {key: image[key] for key in own & set(image)} for image in held["images"]}
     assert rows["a_y00000_x00100.png"] == {"flight": "f1", "habitat": "ice", "spacing_mm": "12"}
-    assert rows["b_y00000_x00000.png"] == {"flight": "f1", "known_empty": "yes"}
+    assert rows["b_y00000_x00000.png"] == {"flight": "f1", "habitat": "", "known_empty": "yes", "spacing_mm": ""}
     assert [box["bbox"] for box in held["annotations"]] == [[10, 20, 30, 10]], "the box around the polygon"
     entry = entry_from_folder(tmp_path / "small")
     assert entry.cluster == "flight"
+
+
+def test_a_picture_of_overlapping_ground_stays_one_in_any_spelling(tmp_path):
+    folder = world(tmp_path / "big")
+    (folder / "meta.csv").write_text("id,Footprint,flight,Draws\na/m,overlapping,1,3\n", encoding="utf-8")
+    cut_folder(folder, tmp_path / "small", Cut(100))
+    tile = document_of(tmp_path / "small")["images"][0]
+    assert {name: tile[name] for name in tile if name.lower() in ("footprint", "draws")} == {"footprint": "overlapping"}
+    cut_folder(folder, tmp_path / "more", Cut(100, 20))
+    assert {image["footprint"] for image in document_of(tmp_path / "more")["images"]} == {"overlapping"}
+    assert "Footprint" not in document_of(tmp_path / "more")["images"][0]
+
+
+def test_tiles_say_what_the_uncut_folder_says(tmp_path):
+    own = {"flight": "coco", "Known_Empty": False, "drawn": 2, "season": "may"}
+    folder = with_document(world(tmp_path / "big"), image=own)
+    (folder / "meta.csv").write_text("id,flight,width,draws,habitat\na/m,meta,7,3,\n", encoding="utf-8")
+    cut_folder(folder, tmp_path / "small", Cut(100))
+    tile = document_of(tmp_path / "small")["images"][0]
+    assert tile == {
+        "id": 0, "file_name": "a_m_y00000_x00000.png", "width": 100, "height": 100, "mosaic": "a_m",
+        "flight": "meta", "season": "may", "habitat": "", "footprint": "disjoint",
+    }  # fmt: skip
+    spec = ImageSpec(3, classes=("seal",), task="detection")
+    for name in ("big", "small"):
+        data = open_dataset("test", entry_from_folder(tmp_path / name), root=tmp_path, spec=spec)
+        assert {case.cluster for case in data.cases} == {"meta"}
+
+
+def test_a_blank_flight_stays_blank(tmp_path):
+    folder = two_pictures(tmp_path / "big", "id,flight\na,f1\nb,\n")
+    cut_folder(folder, tmp_path / "small", Cut(100))
+    spec = ImageSpec(3, classes=("seal",), task="detection")
+    for name in ("big", "small"):
+        data = open_dataset("test", entry_from_folder(tmp_path / name), root=tmp_path, spec=spec)
+        assert {case.cluster for case in data.cases} == {"f1", "(no flight)"}
 
 
 def test_nobody_says_that_several_pictures_show_different_ground(tmp_path):

@@ -37,7 +37,7 @@ from xaiseg.data.rle import decode_counts, polygon_to_mask, runs_to_mask
 from xaiseg.data.sidecar import Rows, chosen, described, read_rows, require_columns, text
 from xaiseg.errors import DataError, MissingFileError, NothingToAudit, UsageError
 
-_OWN_FIELDS: Final = ("id", "file_name", "width", "height")  # of an image; other fields are columns
+OWN_FIELDS: Final = ("id", "file_name", "width", "height")  # of an image; other fields are columns
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def image_rows(document: Mapping[str, Any], file: Path) -> Rows:
 
 def _columns(image: Mapping[str, Any]) -> dict[str, str]:
     plain = (str, int, float, bool, type(None))
-    return {name: text(value) for name, value in image.items() if name not in _OWN_FIELDS and isinstance(value, plain)}
+    return {name: text(value) for name, value in image.items() if name not in OWN_FIELDS and isinstance(value, plain)}
 
 
 def _id(image: Mapping[str, Any], file: Path) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from xaiseg.data.boxes import Labelled, inside
 from xaiseg.data.coco import (
+    OWN_FIELDS,
     annotations_of,
     corners_of,
     declared_size,
@@ -27,7 +28,7 @@ from xaiseg.data.cutting import cut_things
 from xaiseg.data.files import images_by_id
 from xaiseg.data.pixels import SUFFIXES
 from xaiseg.data.readers import labels_beside, labels_in
-from xaiseg.data.sidecar import CLUSTER_COLUMNS, TRUTH, read_sidecars, spelled
+from xaiseg.data.sidecar import CLUSTER_COLUMNS, TRUTH, WORDS, read_sidecars, spelled, text
 from xaiseg.errors import DataError, UsageError
 
 #: Columns of meta.csv that are about the draw of a picture and not about its tiles.
@@ -141,8 +142,10 @@ def _refuse_wrong(thing: Mapping[str, Any], where: str, size: tuple[int, int], f
         raise DataError(f"the outline of {where} lies outside the image", where=picture)
 
 
-def described(source: Path, images: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """What meta.csv says of each picture that is true of its tiles; the cluster, and the ground, where nobody names it.
+def described(source: Path, images: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What is known of each picture and true of its tiles; the cluster, and the ground, where nobody names it.
+
+    As where the folder is read uncut: fields of the COCO file, and those of meta.csv in their place.
 
     Raises:
         UsageError: meta.csv names a picture that is not there, or cannot be read.
@@ -154,13 +157,32 @@ def described(source: Path, images: Sequence[Mapping[str, Any]]) -> list[dict[st
         raise UsageError("the sidecar names pictures that are not there", where=meta, got=", ".join(lost[:3]))
     columns = {column for row in held.values() for column in row} | {column for image in images for column in image}
     found = []
-    for stem in stems:
-        row = {column: value for column, value in held.get(stem, {}).items() if value and column not in _OF_THE_DRAW}
-        if TRUTH.get(row.get("known_empty", "").lower()) is False:
-            del row["known_empty"]  # a tile of a picture with animals may well have none
+    for image, stem in zip(images, stems, strict=True):
+        row = _true_of_tiles({**image, **held.get(stem, {})})
         if not any(spelled(name, columns) for name in CLUSTER_COLUMNS):
             row["group"] = stem.replace("/", "_")
-        if len(images) == 1:
-            row.setdefault("footprint", "disjoint")
+        if len(images) == 1 and not row.get("footprint"):
+            row["footprint"] = "disjoint"
         found.append(row)
     return found
+
+
+def _true_of_tiles(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a picture that its tiles share; columns of a known name get it as it is written in the manual.
+
+    >>> _true_of_tiles({"id": 1, "Footprint": "overlapping", "Known_Empty": "no", "drawn": 2, "habitat": "ice"})
+    {'footprint': 'overlapping', 'habitat': 'ice'}
+    """
+    kept = {
+        column: value
+        for column, value in fields.items()
+        if column not in OWN_FIELDS and column.strip().lower() not in _OF_THE_DRAW
+    }
+    for name in WORDS:
+        # What a tile says of itself must not stand beside another spelling of it.
+        own = spelled(name, kept)
+        others = {column for column in kept if column.strip().lower() == name} - {own}
+        kept = {name if column == own else column: value for column, value in kept.items() if column not in others}
+    if TRUTH.get(text(kept.get("known_empty")).lower()) is False:
+        del kept["known_empty"]  # a tile of a picture with animals may well have none
+    return kept

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
+from xaiseg.data.coco import OWN_FIELDS
 from xaiseg.data.cutting import cut_things
 from xaiseg.data.mosaic_source import described, open_source, refuse_wrong_labels, tile_stem
 from xaiseg.errors import DataError, UsageError
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 #: Largest picture that is decoded as a whole, in megapixels: 1.2 GB of colour.
 WHOLE_MEGAPIXELS: Final = 400
-#: Fields of an image that are no columns of its own.
-_OF_COCO: Final = ("id", "file_name", "width", "height")
 
 
 @dataclass(frozen=True)
@@ -73,10 +72,10 @@ def cut_folder(source: Path, out: Path, cut: Cut) -> Written:
     With labels ``out/annotations.json`` is written. Without, ``out/meta.csv`` describes the tiles: an image that COCO
     lists without annotations would be an empty one, and nobody has looked.
 
-    Tiles carry the other fields of their picture and its row of ``meta.csv``; without a column that names a cluster
-    the tiles of a picture are one (``group``). An object lies in every tile that holds some of it, cut at the border
-    (:mod:`xaiseg.data.cutting`). ``footprint`` is "overlapping" where tiles overlap, else what the picture says, else
-    "disjoint" for the tiles of a single picture: of several nobody knows.
+    Tiles carry the other fields of their picture and its row of ``meta.csv``, which comes first; without a column that
+    names a cluster the tiles of a picture are one (``group``). An object lies in every tile that holds some of it, cut
+    at the border (:mod:`xaiseg.data.cutting`). ``footprint`` is "overlapping" where tiles overlap, else what the
+    picture says, else "disjoint" for the tiles of a single picture: of several nobody knows.
 
     Args:
         source: a folder with images/, or with the pictures themselves.
@@ -105,7 +104,7 @@ def cut_folder(source: Path, out: Path, cut: Cut) -> Written:
     for image, row in zip(held.images, rows, strict=True):
         things = held.of(image)
         for top, left, pixels in tiles(held.folder / image["file_name"], cut):
-            tile = _image({**row, **image}, len(images), top, left, pixels, cut)
+            tile = _tile(tile_stem(image), row, len(images), top, left, pixels, cut)
             _save(pixels, out / "images" / tile["file_name"])
             images.append(tile)
             for box in cut_things(things, top, left, pixels.shape[:2]):
@@ -120,7 +119,7 @@ def cut_folder(source: Path, out: Path, cut: Cut) -> Written:
 def _write_table(path: Path, images: Sequence[Mapping[str, Any]]) -> None:
     """What is known of tiles without labels."""
     rows = [
-        {"id": Path(image["file_name"]).stem} | {key: value for key, value in image.items() if key not in _OF_COCO}
+        {"id": Path(image["file_name"]).stem} | {key: value for key, value in image.items() if key not in OWN_FIELDS}
         for image in images
     ]
     with path.open("w", newline="", encoding="utf-8") as handle:
@@ -129,10 +128,11 @@ def _write_table(path: Path, images: Sequence[Mapping[str, Any]]) -> None:
         table.writerows(rows)
 
 
-def _image(image: Mapping[str, Any], number: int, top: int, left: int, pixels: np.ndarray, cut: Cut) -> dict[str, Any]:
-    stem = tile_stem(image)
+def _tile(
+    stem: str, row: Mapping[str, Any], number: int, top: int, left: int, pixels: np.ndarray, cut: Cut
+) -> dict[str, Any]:
     return {
-        **image,
+        **row,
         "id": number,
         "file_name": f"{stem}_y{top:05d}_x{left:05d}.png",
         "width": pixels.shape[1],

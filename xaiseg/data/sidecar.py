@@ -200,7 +200,7 @@ def described(entry: DataEntry, id: str, row: Mapping[str, str], source: object)
 
 def _held(row: Mapping[str, str], name: str) -> str:
     """The value of a survey column. Those that hold words are found in any case, as spreadsheets write them."""
-    column = spelled(name, row) if name in _WORDS else name
+    column = spelled(name, row) if name in WORDS else name
     return row.get(column or name, "")
 
 
@@ -214,7 +214,8 @@ def spelled(name: str, columns: Iterable[str]) -> str | None:
     return name if name in found else min(found, default=None)
 
 
-_WORDS: Final[Mapping[str, Mapping[str, str]]] = {
+#: Survey columns that hold words -> the words of spreadsheets and what they mean; capital letters do not matter.
+WORDS: Final[Mapping[str, Mapping[str, str]]] = {
     "known_empty": {word: text(value) for word, value in TRUTH.items()},
     "augmented": {word: text(value) for word, value in TRUTH.items()},
     "footprint": {"disjoint": "disjoint", "overlapping": "overlapping"},
@@ -223,8 +224,8 @@ _WORDS: Final[Mapping[str, Mapping[str, str]]] = {
 
 def _survey(name: str, value: str, id: str, source: object) -> str:
     """The checked value of a survey column."""
-    if name in _WORDS:
-        known = _WORDS[name]
+    if name in WORDS:
+        known = WORDS[name]
         if value.lower() not in known:
             what = f"the column {name} of '{id}' has another value than is known"
             raise UsageError(what, where=source, got=value, allowed=", ".join(dict.fromkeys(known.values())))
