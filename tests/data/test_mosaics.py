@@ -14,6 +14,7 @@ from xaiseg.cli import main
 from xaiseg.data import mosaics
 from xaiseg.data.case import ImageSpec
 from xaiseg.data.mosaics import Cut, cut_folder, tiles
+from xaiseg.data.pixels import read_pixels
 from xaiseg.data.readers import entry_from_folder, load_case, open_dataset
 from xaiseg.errors import DataError, UsageError
 
@@ -321,3 +322,40 @@ def test_a_missing_or_damaged_picture_is_said(tmp_path):
         (tmp_path / name).write_bytes(b"no picture at all")
         with pytest.raises(DataError, match="cannot be decoded"):
             next(tiles(tmp_path / name, Cut(100)))
+
+
+@pytest.mark.parametrize("kind", [{}, {"compression": "zlib"}])
+def test_stacks_are_refused_as_where_they_are_read_uncut(tmp_path, kind):
+    tifffile.imwrite(tmp_path / "s.tif", np.zeros((3, 90, 80), np.uint8), photometric="minisblack", **kind)
+    for of in (read_uncut, mosaics.size_of, lambda path: list(tiles(path, Cut(64)))):
+        with pytest.raises(DataError, match=r"the TIFF is a stack\. Got: 3 pages\. Allowed: one picture a file"):
+            of(tmp_path / "s.tif")
+
+
+def read_uncut(path):
+    return read_pixels(path, max_pixels=10**9)
+
+
+@pytest.mark.parametrize("kind", KINDS.values())
+def test_smaller_copies_of_a_picture_are_no_stack(tmp_path, kind):
+    pixels = picture(shape=(128, 192))
+    with tifffile.TiffWriter(tmp_path / "p.tif") as file:
+        file.write(pixels[::2, ::2], photometric="rgb", subfiletype=1)
+        file.write(pixels, photometric="rgb", **kind)
+    ((_, _, tile),) = tiles(tmp_path / "p.tif", Cut(256))
+    assert (tile == pixels).all()
+
+
+@pytest.mark.parametrize("name", [*KINDS, "p.png"])
+@pytest.mark.parametrize("left", [0.3, 0.9])
+def test_what_breaks_off_is_said_as_where_it_is_read_uncut(tmp_path, name, left):
+    path = tmp_path / name
+    if name.endswith(".png"):
+        Image.fromarray(picture()).save(path)
+    else:
+        tifffile.imwrite(path, picture(), photometric="rgb", **KINDS[name])
+    held = path.read_bytes()
+    path.write_bytes(held[: int(left * len(held))])
+    for of in (read_uncut, lambda path: list(tiles(path, Cut(100)))):
+        with pytest.raises(DataError, match="cannot be decoded"):
+            of(path)

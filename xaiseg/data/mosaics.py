@@ -19,6 +19,7 @@ import numpy as np
 from xaiseg.data.coco import OWN_FIELDS
 from xaiseg.data.cutting import cut_things
 from xaiseg.data.mosaic_source import described, open_source, refuse_wrong_labels, tile_stem
+from xaiseg.data.pixels import DAMAGED, damaged, only_page, whole_images_only
 from xaiseg.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -201,14 +202,14 @@ def _picture(path: Path) -> Iterator[Image.Image]:
 
     Image.MAX_IMAGE_PIXELS, before = None, Image.MAX_IMAGE_PIXELS  # our own limit comes first
     try:
-        with Image.open(path) as held:
+        with whole_images_only(), Image.open(path) as held:
             if held.width * held.height > WHOLE_MEGAPIXELS * 1e6:
                 raise DataError("this picture can only be decoded as a whole, and it is too large", where=path,
                                 got=f"{held.width * held.height / 1e6:.0f} megapixels",
                                 allowed=f"{WHOLE_MEGAPIXELS} megapixels", then="Save it as TIFF")  # fmt: skip
             yield held
-    except OSError as error:
-        raise DataError(f"the file cannot be decoded ({error})", where=path) from error
+    except DAMAGED as error:
+        raise damaged(path, error) from error
     finally:
         Image.MAX_IMAGE_PIXELS = before
 
@@ -232,11 +233,11 @@ def _tiff_page(path: Path) -> Iterator[Any]:
 
     try:
         with tifffile.TiffFile(path) as held:
-            page = held.pages.first
+            page = only_page(path, held)
             _refuse_kind(path, page)
             yield page
-    except (tifffile.TiffFileError, ValueError, OSError) as error:
-        raise DataError(f"the file cannot be decoded ({str(error).splitlines()[0]})", where=path) from error
+    except (tifffile.TiffFileError, NotImplementedError, *DAMAGED) as error:
+        raise damaged(path, error) from error
 
 
 def _refuse_kind(path: Path, page: Any) -> None:
@@ -263,7 +264,7 @@ def _mapped(path: Path, page: Any) -> _Mapped | None:
     """An uncompressed picture as a map of the file, of which the system loads what is looked at."""
     import tifffile
 
-    return _Mapped(tifffile.memmap(path, mode="r")) if page.is_memmappable else None
+    return _Mapped(tifffile.memmap(path, page=page.index, mode="r")) if page.is_memmappable else None
 
 
 class _Rolling:

@@ -17,6 +17,7 @@ from xaiseg.errors import DataError
 
 if TYPE_CHECKING:
     from PIL import Image
+    from tifffile import TiffFile, TiffPage
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 IGNORE: Final = 255
@@ -24,7 +25,7 @@ IGNORE: Final = 255
 #: What to do with a picture that is too large.
 _CUT: Final = "Cut it with `xaiseg tiles`"
 #: What decoders raise on damaged files, besides their own errors.
-_DAMAGED: Final = (
+DAMAGED: Final = (
     OSError,
     SyntaxError,
     ValueError,
@@ -56,7 +57,7 @@ def _read_picture(path: Path, max_pixels: int, index_colours: bool) -> np.ndarra
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings(), _whole_images_only():
+        with warnings.catch_warnings(), whole_images_only():
             # Pillow warns of large images; our own limit comes first and is an error.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as held:
@@ -66,12 +67,12 @@ def _read_picture(path: Path, max_pixels: int, index_colours: bool) -> np.ndarra
     except Image.DecompressionBombError as error:
         allowed = f"{max_pixels / 1e6:g} megapixels"
         raise DataError("the image is too large", where=path, allowed=allowed, then=_CUT) from error
-    except (UnidentifiedImageError, *_DAMAGED) as error:
-        raise DataError(f"the file cannot be decoded ({_short(error, path)})", where=path) from error
+    except (UnidentifiedImageError, *DAMAGED) as error:
+        raise damaged(path, error) from error
 
 
 @contextlib.contextmanager
-def _whole_images_only() -> Iterator[None]:
+def whole_images_only() -> Iterator[None]:
     """A truncated image is a failed image, though WeasyPrint tells Pillow, for the whole process, to fill it up."""
     from PIL import ImageFile
 
@@ -83,8 +84,10 @@ def _whole_images_only() -> Iterator[None]:
         ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
-def _short(error: Exception, path: Path) -> str:
-    return str(error).replace(repr(str(path)), "it").splitlines()[0] if str(error) else type(error).__name__
+def damaged(path: Path, error: Exception) -> DataError:
+    """The error of a file that a decoder gave up on."""
+    short = str(error).replace(repr(str(path)), "it").splitlines()[0] if str(error) else type(error).__name__
+    return DataError(f"the file cannot be decoded ({short})", where=path)
 
 
 def refuse_large(path: Path, height: int, width: int, max_pixels: int) -> None:
@@ -125,12 +128,7 @@ def _read_tiff(path: Path, max_pixels: int) -> np.ndarray | None:
 
     try:
         with tifffile.TiffFile(path) as held:
-            pages = [page for page in held.pages if not page.is_reduced]
-            if len(pages) != 1:
-                raise DataError(
-                    "the TIFF is a stack", where=path, got=f"{len(pages)} pages", allowed="one picture a file"
-                )
-            page = pages[0]
+            page = only_page(path, held)
             refuse_large(path, int(page.imagelength), int(page.imagewidth), max_pixels)
             negative = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and page.bitspersample == 16
             known = (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
@@ -142,13 +140,25 @@ def _read_tiff(path: Path, max_pixels: int) -> np.ndarray | None:
             pixels = np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels
             if negative and pixels.dtype == np.uint16:  # Pillow turns 8 bits round, and 16 not
                 pixels = np.uint16(65535) - pixels
-    except (tifffile.TiffFileError, NotImplementedError, *_DAMAGED) as error:
+    except (tifffile.TiffFileError, NotImplementedError, *DAMAGED) as error:
         if "imagecodecs" in str(error):  # an optional library for compressions that Pillow knows too
             return None
-        raise DataError(f"the file cannot be decoded ({_short(error, path)})", where=path) from error
+        raise damaged(path, error) from error
     pixels = pixels[..., :-1] if transparent else pixels
     pixels = pixels.squeeze(axis=2) if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
     return pixels if orientation is None else _upright(pixels, int(orientation.value))
+
+
+def only_page(path: Path, held: TiffFile) -> TiffPage:
+    """The picture of an open TIFF, besides which there may be smaller copies of it.
+
+    Raises:
+        DataError: there are several.
+    """
+    pages = [page for page in held.pages if not page.is_reduced]
+    if len(pages) != 1:
+        raise DataError("the TIFF is a stack", where=path, got=f"{len(pages)} pages", allowed="one picture a file")
+    return pages[0]
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
