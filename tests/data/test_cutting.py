@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from xaiseg.data.cutting import area, clipped, cut_things
+from xaiseg.data.cutting import area, centre, clipped, cut_things
 from xaiseg.errors import UsageError
 
 TILE = (40, 50)
@@ -103,3 +103,65 @@ def test_outlines_alone_have_a_box_and_nothing_at_all_is_refused():
     assert kept["bbox"] == [10, 10, 10, 20]
     with pytest.raises(UsageError, match="annotation 3: an annotation has neither bbox nor polygons"):
         list(cut_things([thing()], 0, 0, (100, 100)))
+
+
+PICTURE = (230, 330)
+
+
+def counted(one, size=100):
+    """(top, left) of the tiles in which it counts, and of those in which it is a region to ignore."""
+    found = {}
+    for top in range(0, PICTURE[0], size):
+        for left in range(0, PICTURE[1], size):
+            shape = min(size, PICTURE[0] - top), min(size, PICTURE[1] - left)
+            for kept in cut_things([one], top, left, shape, PICTURE):
+                found[top, left] = kept["iscrowd"]
+    return sorted(tile for tile in found if not found[tile]), sorted(tile for tile in found if found[tile])
+
+
+@pytest.mark.parametrize(
+    ("box", "owner", "others"),
+    [
+        ((90, 90, 20, 20), (100, 100), [(0, 0), (0, 100), (100, 0)]),  # a quarter in each
+        ((90, 10, 20, 20), (0, 100), [(0, 0)]),  # half and half
+        ((80, 10, 30, 20), (0, 0), [(0, 100)]),
+        ((60, 10, 140, 20), (0, 100), [(0, 0)]),
+        ((20, 10, 280, 20), (0, 100), [(0, 0), (0, 200)]),  # less than half in each
+        ((310, 10, 40, 20), (0, 300), []),  # half of it sticks out of the picture, and its middle lies on the border
+        ((-20, -10, 40, 20), (0, 0), []),
+    ],
+)
+def test_without_overlap_an_animal_counts_once(box, owner, others):
+    assert counted(thing(box)) == ([owner], others)
+
+
+@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("size", [17, 40, 100])
+def test_without_overlap_any_outline_counts_once(seed, size):
+    rng = np.random.default_rng(seed)
+    whole = star(rng, corners=int(rng.integers(3, 12))) * (1.0, float(rng.uniform(0.2, 2))) + rng.uniform(20, 200, 2)
+    seen = clipped(whole, PICTURE)
+    if not area(seen):
+        return
+    mine, others = counted(thing(None, whole.ravel().tolist()), size)
+    assert len(mine) == 1
+    for top in range(0, PICTURE[0], size):
+        for left in range(0, PICTURE[1], size):
+            tile = min(size, PICTURE[0] - top), min(size, PICTURE[1] - left)
+            part = area(clipped(whole - (left, top), tile))
+            assert (part > 0) == ((top, left) in [*mine, *others])
+
+
+def test_a_hollow_outline_counts_where_some_of_it_lies():
+    horseshoe = (0, 0, 198, 0, 198, 9, 9, 9, 9, 189, 198, 189, 198, 198, 0, 198)
+    assert counted(thing((0, 0, 198, 198), horseshoe)) == ([(0, 0)], [(0, 100), (100, 0), (100, 100)])
+    bars = [(0, 0, 150, 0, 150, 4, 0, 4), (0, 30, 150, 30, 150, 34, 0, 34)]
+    assert counted(thing((0, 0, 150, 34), *bars)) == ([(0, 0)], [(0, 100)])
+
+
+def test_regions_to_ignore_stay_so_and_crossed_outlines_have_a_centre():
+    assert counted(thing((90, 10, 20, 20), iscrowd=1)) == ([], [(0, 0), (0, 100)])
+    bow = np.array([[0.0, 0], [10, 10], [10, 0], [0, 10.5]])
+    x, y = centre((0, 0, 10, 10.5), [bow], PICTURE)
+    assert 0 <= x <= 10
+    assert 0 <= y <= 10.5

@@ -121,6 +121,15 @@ def test_tiles_keep_outlines(tmp_path):
     assert right.outlines[0][0].tolist() == [[0, 28], [0, 24], [10, 20], [25, 26], [10, 32]]
 
 
+@pytest.mark.parametrize(
+    ("overlap", "box", "ignored"), [(0, [80, 82, 40, 36], [0, 1, 1, 1]), (20, [82, 82, 20, 16], [0, 0, 0, 0])]
+)
+def test_an_animal_in_a_corner_of_four_tiles_is_in_the_total_once(tmp_path, overlap, box, ignored):
+    folder = with_document(world(tmp_path / "big"), thing={"bbox": box})
+    cut_folder(folder, tmp_path / "small", Cut(100, overlap))
+    assert sorted(box["iscrowd"] for box in document_of(tmp_path / "small")["annotations"]) == ignored
+
+
 def test_sixteen_bits_stay_sixteen_bits(tmp_path):
     pixels = np.random.default_rng(0).integers(7000, 9000, (60, 70), dtype=np.uint16)
     Image.fromarray(pixels).save(tmp_path / "thermal.png")

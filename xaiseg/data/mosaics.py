@@ -75,8 +75,9 @@ def cut_folder(source: Path, out: Path, cut: Cut) -> Written:
 
     Tiles carry the other fields of their picture and its row of ``meta.csv``, which comes first; without a column that
     names a cluster the tiles of a picture are one (``group``). An object lies in every tile that holds some of it, cut
-    at the border (:mod:`xaiseg.data.cutting`). ``footprint`` is "overlapping" where tiles overlap, else what the
-    picture says, else "disjoint" for the tiles of a single picture: of several nobody knows.
+    at the border (:mod:`xaiseg.data.cutting`), and without overlap it counts in one of them. ``footprint`` is
+    "overlapping" where tiles overlap, else what the picture says, else "disjoint" for the tiles of a single picture: of
+    several nobody knows.
 
     Args:
         source: a folder with images/, or with the pictures themselves.
@@ -102,13 +103,13 @@ def cut_folder(source: Path, out: Path, cut: Cut) -> Written:
     (out / "images").mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for image, row in zip(held.images, rows, strict=True):
+    for image, row, whole in zip(held.images, rows, sizes, strict=True):
         things = held.of(image)
         for top, left, pixels in tiles(held.folder / image["file_name"], cut):
             tile = _tile(tile_stem(image), row, len(images), top, left, pixels, cut)
             _save(pixels, out / "images" / tile["file_name"])
             images.append(tile)
-            for box in cut_things(things, top, left, pixels.shape[:2]):
+            for box in cut_things(things, top, left, pixels.shape[:2], None if cut.overlap else whole):
                 annotations.append({**box, "id": len(annotations) + 1, "image_id": tile["id"]})
     if held.file is not None:
         _write(out, {"images": images, "annotations": annotations, "categories": held.categories})
