@@ -72,7 +72,8 @@ def test_every_sentence_of_the_shipped_protocols_is_english():
 
 def test_missed_lesions_need_29_46_or_61():
     item = next(one for one in explain(load_protocol("clinical")) if one.id == f"{SEG}/missed_lesions")
-    assert item.sample_size.startswith("needs 29 / 46 / 61 lesions, each of another cluster, to show it at 0 / 1 / 2 misses; about ")
+    said = "needs 29 / 46 / 61 lesions, each of another cluster, to show it at 0 / 1 / 2 misses; about "
+    assert item.sample_size.startswith(said)
     # Straight from the definition: the upper Clopper-Pearson bound falls to 10 %.
     for misses, n in ((0, 29), (1, 46), (2, 61)):
         bounds = [beta.ppf(0.95, misses + 1, size - misses) for size in (n - 1, n)]

@@ -288,7 +288,7 @@ def sample_size(requirement: Requirement, decision: Decision) -> str:
 
     >>> missed = Requirement("performance.segmentation", "missed_lesions", 0.1, "at_most")
     >>> sample_size(missed, Decision())
-    'needs 29 / 46 / 61 lesions to show it at 0 / 1 / 2 misses'
+    'needs 29 / 46 / 61 lesions, each of another cluster, to show it at 0 / 1 / 2 misses'
     """
     phrase, assume = _phrase(requirement), requirement.assume
     where = " in each group" if requirement.stratum else ""
