@@ -332,7 +332,8 @@ def test_more_than_ten_times_the_clusters_is_no_plan():
     assert (
         finding.more == "about 4,951 more patients like the 50 that it rests on would settle it; a better model sooner"
     )
-    assert "4,951 more patients" in overall.sentence
+    assert " For it even 10 times the patients at hand would not do: the value is near the bound." in overall.sentence
+    assert "4,951" not in overall.sentence
     assert "better model" not in decided(need(), estimate(0.68, 0.05))[0].more
     none = Interval(0.0, 0.0, 0.45, 0.05, "", 60, 5)
     failed = replace(estimate(0.0, 0.1, "failed"), kind="proportion", interval=none, n_clusters=5)

@@ -307,16 +307,21 @@ def _count_sentence(binding: Sequence[Finding], facts: Mapping[str, Any]) -> str
 
 def _settle_sentence(binding: Sequence[tuple[Finding, Ruling]], facts: Mapping[str, Any]) -> str:
     undecided = [ruling for finding, ruling in binding if finding.verdict is Verdict.INSUFFICIENT]
-    known = [ruling.more for ruling in undecided if ruling.more is not None]
+    known = [ruling for ruling in undecided if ruling.more is not None and not _is_hopeless(ruling)]
+    hopeless = sum(_is_hopeless(ruling) for ruling in undecided)
     on_bound = sum(ruling.on_bound and ruling.more is None for ruling in undecided)
     text = ""
     if known:
+        most = max(known, key=lambda ruling: ruling.more or 0)
         of = "it" if len(undecided) == 1 else "them" if len(known) == len(undecided) else f"{len(known)} of them"
-        about = "At least" if any(ruling.at_least and ruling.more is not None for ruling in undecided) else "About"
-        most = max((ruling for ruling in undecided if ruling.more is not None), key=lambda ruling: ruling.more or 0)
+        about, would = ("At least", "be needed for") if any(one.at_least for one in known) else ("About", "settle")
         like = _like(most, facts) if len(undecided) == 1 else ""
-        would = "be needed for" if about == "At least" else "settle"
-        text += f" {about} {max(known):,} more {_counted(most, facts)}{like} would {would} {of}."
+        text += f" {about} {most.more:,} more {_counted(most, facts)}{like} would {would} {of}."
+    if hopeless:
+        of = "it" if len(undecided) == 1 else "them" if hopeless == len(undecided) else f"{hopeless} of them"
+        text += (
+            f" For {of} even {HOPELESS} times the {unit(facts, 2)} at hand would not do: the value is near the bound."
+        )
     if on_bound:
         text += f" {on_bound} {'sits' if on_bound == 1 else 'sit'} on the bound: more data would hardly settle it."
     return text
