@@ -202,10 +202,9 @@ def _in_units(ruling: Ruling, facts: Mapping[str, Any]) -> str:
 
 
 def _more(ruling: Ruling, facts: Mapping[str, Any]) -> str:
-    if ruling.more is not None and ruling.at_least:
-        return f"at least {ruling.more:,} more {_counted(ruling, facts)}{_like(ruling, facts)} would be needed"
     if ruling.more is not None:
-        said = f"about {ruling.more:,} more {_counted(ruling, facts)}{_like(ruling, facts)} would settle it"
+        about, would = ("at least", "be needed") if ruling.at_least else ("about", "settle it")
+        said = f"{about} {ruling.more:,} more {_counted(ruling, facts)}{_like(ruling, facts)} would {would}"
         return f"{said}; a better model sooner" if _is_hopeless(ruling) else said
     return "sits on the bound" if ruling.on_bound else ""
 
