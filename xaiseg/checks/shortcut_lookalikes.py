@@ -114,7 +114,7 @@ class ShortcutLookalikes:
         false, more = alike[: params.most], alike[params.most :]
         if not false:
             return
-        regions = tuple(_region(one.box, case.shape) for one in false)
+        regions = tuple(outlined((), one.box, case.shape) for one in false)
         layer, vectors, why = _vectors(context, case, false, regions)
         if vectors is None:
             yield from (_row(context, f"look-alike {number}", one) for number, one in enumerate(false, start=1))
@@ -192,15 +192,6 @@ def _false(context: Context, case: Case) -> list[_False]:
             overlap = float(iou(corners[index : index + 1], every).max(initial=0.0))
             found.append(_False(int(label), corners[index], float(scores[index]), overlap))
     return sorted(found, key=lambda one: -one.score)
-
-
-def _region(box: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool: the pixels of a box; of one that holds no pixel, the one at its centre."""
-    region = outlined((), box, shape)
-    if not region.any():
-        row, column = int((box[1] + box[3]) / 2), int((box[0] + box[2]) / 2)
-        region[min(max(row, 0), shape[0] - 1), min(max(column, 0), shape[1] - 1)] = True
-    return region
 
 
 def _vectors(
