@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -324,6 +325,17 @@ def test_a_group_of_too_few_clusters_wants_those_first():
     finding, overall = decided(need(stratum="each"), thin, whole, facts=DEVICE)
     assert finding.more == "at least 3 more patients with device A would be needed"
     assert " At least 3 more patients with device A would be needed for it." in overall.sentence
+
+
+def test_a_thin_group_does_not_make_the_needs_of_another_hopeless():
+    thin, open_ = strata({"A": 0.5, "B": 0.68}, half=0.05)
+    none = Interval(0.5, None, None, 0.05, "", 2, 2, reason="2 clusters are too few")
+    thin = replace(thin, interval=none, n_clusters=2, holm=())
+    finding, overall = decided(need(stratum="each"), thin, open_, facts=DEVICE)
+    needed = int(re.search(r"at least (\d+) more patients with device B", finding.more)[1])
+    assert 10 * 2 < needed < 10 * 98
+    assert "better model" not in finding.more
+    assert "times the patients" not in overall.sentence
 
 
 def test_more_than_ten_times_the_clusters_is_no_plan():

@@ -205,16 +205,17 @@ def _more(ruling: Ruling, facts: Mapping[str, Any]) -> str:
     if ruling.more is not None:
         about, would = ("at least", "be needed") if ruling.at_least else ("about", "settle it")
         said = f"{about} {ruling.more:,} more {_counted(ruling, facts)}{_like(ruling, facts)} would {would}"
-        return f"{said}; a better model sooner" if _is_hopeless(ruling) else said
+        return f"{said}; a better model sooner" if _is_hopeless(ruling, facts) else said
     return "sits on the bound" if ruling.on_bound else ""
 
 
-def _is_hopeless(ruling: Ruling) -> bool:
+def _is_hopeless(ruling: Ruling, facts: Mapping[str, Any]) -> bool:
     """Whether another model is the shorter way; not where it could not be better, as with no image that failed."""
     held = ruling.estimate
-    if held is None or ruling.more is None or held.value in (0.0, 1.0):
+    if held is None or ruling.more is None or held.kind == "total" or held.value in (0.0, 1.0):
         return False
-    return ruling.more > HOPELESS * held.n_clusters
+    # Of all, not of the estimate: with several groups that is the worst one's, and another one may want more.
+    return ruling.more > HOPELESS * (facts.get("n_clusters") or held.n_clusters)
 
 
 def _counted(ruling: Ruling, facts: Mapping[str, Any]) -> str:
@@ -306,8 +307,8 @@ def _count_sentence(binding: Sequence[Finding], facts: Mapping[str, Any]) -> str
 
 def _settle_sentence(binding: Sequence[tuple[Finding, Ruling]], facts: Mapping[str, Any]) -> str:
     undecided = [ruling for finding, ruling in binding if finding.verdict is Verdict.INSUFFICIENT]
-    known = [ruling for ruling in undecided if ruling.more is not None and not _is_hopeless(ruling)]
-    hopeless = sum(_is_hopeless(ruling) for ruling in undecided)
+    known = [ruling for ruling in undecided if ruling.more is not None and not _is_hopeless(ruling, facts)]
+    hopeless = sum(_is_hopeless(ruling, facts) for ruling in undecided)
     on_bound = sum(ruling.on_bound and ruling.more is None for ruling in undecided)
     text = ""
     if known:

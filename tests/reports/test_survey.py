@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -256,7 +256,8 @@ def test_where_every_group_is_thin_none_is_an_exception():
     members = groups()
     rows = pd.DataFrame([row("a", "seal", [(SEAL, 0.9, 0)], [SEAL])])
     thin = [one for one in members if one.stratum == "sea_state=3"]
-    for held, said in ((thin, "each of the 1 groups"), (members, "sea state 3")):
+    both = [*thin, replace(thin[0], id="other", stratum="sea_state=4")]
+    for held, said in ((both, "each of the 2 groups."), (thin, "sea state 3."), (members, "sea state 3;")):
         found = view([*held, estimate("recall", 0.8, 0.7, 0.9)], [finding(NEED, Verdict.INSUFFICIENT, *held)], rows)
         assert f"too little was seen of {said}" in dict(survey_answers(found))["Where not?"].lower()
 

@@ -196,7 +196,7 @@ def _where_words(view: View) -> str:
 def _thin_words(named: Sequence[str], groups: int) -> str:
     if not named:
         return ""
-    return f"too little was seen of {listed(named) if len(named) < groups else f'each of the {groups} groups'}"
+    return f"too little was seen of {f'each of the {groups} groups' if 1 < groups == len(named) else listed(named)}"
 
 
 def _lowest(held: Sequence[Place]) -> str:
